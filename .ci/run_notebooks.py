@@ -52,6 +52,7 @@ def run_notebook(path: Path) -> None:
     client = NotebookClient(
         nb, timeout=None, kernel_name="python3", record_timing=False, store_widget_state=False,
         resources={"metadata": {"path": str(path.parent)}},
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
     )
     client.execute(env=kernel_env())
     for cell in nb.cells:
