@@ -5,7 +5,7 @@
     .ci/run_notebooks.py nbs/05_sampling.ipynb ...
 
 Each runs in a fresh kernel, in its own folder, with this repository first on the path and progress
-bars off. A notebook is replaced only when all its cells ran; the first cell that fails ends the run.
+bars off. A notebook is replaced only when all its cells ran; the first failing cell ends the run.
 """
 import argparse
 import json
@@ -38,7 +38,7 @@ def merge_streams(outputs: list[dict]) -> list[dict]:
     merged = []
     for out in outputs:
         last = merged[-1] if merged else {}
-        if out["output_type"] == "stream" == last.get("output_type") and out["name"] == last["name"]:
+        if out["output_type"] == "stream" and out["name"] == last.get("name"):
             last["text"] += out["text"]
         else:
             merged.append(out)
