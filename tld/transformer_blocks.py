@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 # %% ../nbs/03_transformer_blocks.ipynb #68022ec5
 class SinusoidalEmbedding(nn.Module):
-    "Features of a number x: `sin 2 pi f x` and `cos 2 pi f x`, f log-spaced (Transformer sec. 3.5)."
+    "Features of a number x: sin and cos of `2 pi f x`, f log-spaced (Transformer sec. 3.5)."
     def __init__(
         self,
         emb_min_freq: float = 1.0,    # lowest frequency, cycles per unit of x
@@ -62,7 +62,6 @@ def explicit_attention(
 # %% ../nbs/03_transformer_blocks.ipynb #9a5785dd
 EXPLICIT_MAX_PAIRS = 256 * 256  # query-key pairs up to which bf16 on a CPU is faster written out
 
-# %% ../nbs/03_transformer_blocks.ipynb #12a279a6
 def attend(
     q: Tensor,                       # queries, (B, h, N, d)
     k: Tensor,                       # keys, (B, h, M, d)
@@ -81,12 +80,11 @@ def attend(
 # %% ../nbs/03_transformer_blocks.ipynb #58718ff1
 HEAD_ORDERS = {"original": "(h d)", "published": "(d h)"}  # layout -> channel order in attention
 
-# %% ../nbs/03_transformer_blocks.ipynb #ff1fc420
 def check_layout(
     layout: str,         # name of a layout
     adaln: bool = False, # whether adaLN is wanted with it
 ):
-    "Raise a ValueError for an unknown layout, or for adaLN where it could not start as the identity."
+    "Raise a ValueError for an unknown layout, or for adaLN where it could not be the identity."
     if layout not in HEAD_ORDERS:
         raise ValueError(f"layout must be one of {sorted(HEAD_ORDERS)}, got {layout!r}")
     if adaln and layout == "published":
@@ -104,7 +102,7 @@ def channels_per_head(
 
 # %% ../nbs/03_transformer_blocks.ipynb #12fbd7d9
 class MHAttention(nn.Module):
-    "Attention in h heads side by side (Transformer sec. 3.2.2); no weights but the norms of qk_norm."
+    "Attention in h heads side by side (Transformer sec. 3.2.2); no weights but qk_norm's."
     def __init__(
         self,
         is_causal: bool = False,    # token i sees tokens 0..i only
@@ -156,7 +154,7 @@ class SelfAttention(nn.Module):
         self,
         x: Tensor, # tokens, (B, N, D)
     ) -> Tensor:   # (B, N, D)
-        q, k, v = self.qkv_linear(x).chunk(3, dim=-1)                                # (B, N, D) each
+        q, k, v = self.qkv_linear(x).chunk(3, dim=-1)                                # 3 x (B, N, D)
         return self.mha(q, k, v)
 
 # %% ../nbs/03_transformer_blocks.ipynb #f2b340df
@@ -287,7 +285,7 @@ def modulate(
 
 # %% ../nbs/03_transformer_blocks.ipynb #b2168401
 class DecoderBlock(nn.Module):
-    "Self-attention, cross-attention and MLP, each with LayerNorm and residual (Transformer fig. 1)."
+    "Self-attention, cross-attention, MLP, each with LayerNorm and residual (Transformer fig. 1)."
     def __init__(
         self,
         embed_dim: int,           # width D; heads are 64 wide
