@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DenoiserFn', 'CondDenoiserFn', 'Previous', 'SAMPLERS', 'DETERMINISTIC', 'ddim_step', 'heun_step', 'extrapolate',
-           'dpmpp_2m_step', 'ancestral_step', 'sde_dpmpp_2m_step', 'Run', 'seeded_noise', 'noise_stream', 'evaluate',
-           'check_levels', 'Step', 'sample_steps', 'sample', 'guide', 'guided']
+           'dpmpp_2m_step', 'ancestral_step', 'sde_dpmpp_2m_step', 'noise_stream', 'seeded_noise', 'step_noise',
+           'evaluate', 'check_levels', 'Run', 'Step', 'sample_steps', 'sample', 'guide', 'guided']
 
 # %% ../nbs/05_sampling.ipynb #e606de42
 import math
@@ -104,6 +104,73 @@ def sde_dpmpp_2m_step(
     x0_hat = extrapolate(x0_hat, noise_level, next_noise_level, previous)
     return ancestral_step(x, x0_hat, noise_level, next_noise_level, noise, eta)
 
+# %% ../nbs/05_sampling.ipynb #b922be44
+def noise_stream(
+    shape: Sequence[int], # of one image, for example (C, H, W)
+    seeds: Sequence[int], # one per image
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Callable[[], Tensor]: # each call draws standard normal noise, (B, *shape)
+    "Make a source of noise that draws image i from a generator of its own, seeded by `seeds[i]`."
+    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    draw = partial(torch.randn, tuple(shape), dtype=torch.float32)  # on the CPU: same everywhere
+    return lambda: torch.stack([draw(generator=g) for g in generators]).to(device, dtype)
+
+# %% ../nbs/05_sampling.ipynb #f9a48d54
+def seeded_noise(
+    shape: Sequence[int], # of one image, for example (C, H, W)
+    seeds: Sequence[int], # one per image
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:              # standard normal noise, (B, *shape)
+    "Draw start noise: image i depends on `seeds[i]` only, not on the batch, device or dtype."
+    return noise_stream(shape, seeds, device, dtype)()
+
+# %% ../nbs/05_sampling.ipynb #cb762482
+def step_noise(
+    x: Tensor,                          # the start, (B, ...): gives shape, device and dtype
+    seeds: Sequence[int] | None = None, # one per image; None: PyTorch's global generator
+) -> Callable[[], Tensor]:              # each call draws fresh noise like `x`
+    "Make the source of noise for the steps: what a `noise_stream` gives after `seeded_noise`."
+    if seeds is None:
+        return partial(torch.randn_like, x)
+    if len(seeds) != len(x):
+        raise ValueError(f"{len(seeds)} seeds for a batch of {len(x)}: one each, please")
+    stream = noise_stream(x.shape[1:], seeds, x.device, x.dtype)
+    stream()  # skip what seeded_noise drew: the start must not come a second time
+    return stream
+
+# %% ../nbs/05_sampling.ipynb #63c33b9e
+def evaluate(
+    denoiser: DenoiserFn, # (x (B, ...), noise_level (B,)) -> x0_hat (B, ...)
+    x: Tensor,            # state, (B, ...)
+    noise_level: float,   # sigma, the same for the whole batch
+    where: str,           # names the step in an error
+) -> Tensor:              # x0_hat in the state's dtype, (B, ...)
+    "Call the denoiser and check its answer. Raises ValueError: wrong shape, NaN or infinity."
+    dtype = torch.promote_types(x.dtype, torch.float32)  # bfloat16 would round levels by 0.4%
+    x0_hat = denoiser(x, torch.full((len(x),), noise_level, dtype=dtype, device=x.device))
+    where = f"{where} (noise level {noise_level:.4g}): the denoiser returned"
+    if not isinstance(x0_hat, Tensor):
+        raise TypeError(f"{where} {type(x0_hat).__name__}, expected a tensor")
+    if x0_hat.shape != x.shape:
+        raise ValueError(f"{where} shape {tuple(x0_hat.shape)}, expected {tuple(x.shape)}")
+    if not torch.isfinite(x0_hat).all():
+        raise ValueError(f"{where} NaN or infinity")
+    return x0_hat.to(x.dtype)
+
+# %% ../nbs/05_sampling.ipynb #8bce6e51
+def check_levels(
+    noise_levels: Tensor | Sequence[float], # sigma_0 > sigma_1 > ... > sigma_n, within [0, 1]
+) -> list[float]:                           # the same as floats
+    "Check a sampling grid. Raises ValueError unless it is a falling row of levels within [0, 1]."
+    levels = noise_levels.tolist() if isinstance(noise_levels, Tensor) else list(noise_levels)
+    if not isinstance(levels, list) or len(levels) < 2 or isinstance(levels[0], list):
+        raise ValueError("noise_levels must be one row of at least two levels, from high to low")
+    if not (1 >= levels[0] and levels[-1] >= 0 and all(a > b for a, b in pairwise(levels))):
+        raise ValueError(f"noise_levels must fall strictly and stay within [0, 1], got {levels}")
+    return levels
+
 # %% ../nbs/05_sampling.ipynb #7baedac6
 class Run(NamedTuple):
     "What a sampler may use beside the state and the denoiser's answer."
@@ -132,69 +199,6 @@ SAMPLERS: dict[str, Callable[[Tensor, Tensor, float, float, Run], Tensor]] = {
 }
 DETERMINISTIC = ("ddim", "heun", "dpmpp_2m")  # these add no noise, so `eta` means nothing to them
 
-# %% ../nbs/05_sampling.ipynb #cc702b89
-def _randn(
-    shape: Sequence[int],              # of one image
-    generators: list[torch.Generator], # one per image, on the CPU
-) -> Tensor:                           # (B, *shape), float32
-    return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators])
-
-# %% ../nbs/05_sampling.ipynb #dbabb455
-def seeded_noise(
-    shape: Sequence[int], # of one image, for example (C, H, W)
-    seeds: Sequence[int], # one per image
-    device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:              # standard normal noise, (B, *shape)
-    "Draw start noise: image i depends on `seeds[i]` only, not on the batch, device or dtype."
-    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-    return _randn(shape, generators).to(device=device, dtype=dtype)
-
-# %% ../nbs/05_sampling.ipynb #dc156425
-def noise_stream(
-    x: Tensor,                          # the start, (B, ...): gives shape, device and dtype
-    seeds: Sequence[int] | None = None, # one per image; None: PyTorch's global generator
-) -> Callable[[], Tensor]:              # each call draws fresh noise like `x`
-    "Make a source of noise for the steps, image i from `seeds[i]`, independent of `seeded_noise`."
-    if seeds is None:
-        return lambda: torch.randn_like(x)
-    if len(seeds) != len(x):
-        raise ValueError(f"{len(seeds)} seeds for a batch of {len(x)}: one seed per image, please")
-    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-    _randn(x.shape[1:], generators)      # skip what seeded_noise drew: never use the start twice
-    return lambda: _randn(x.shape[1:], generators).to(x)
-
-# %% ../nbs/05_sampling.ipynb #7757cf83
-def evaluate(
-    denoiser: DenoiserFn, # (x (B, ...), noise_level (B,)) -> x0_hat (B, ...)
-    x: Tensor,            # state, (B, ...)
-    noise_level: float,   # sigma, the same for the whole batch
-    where: str,           # names the step in an error
-) -> Tensor:              # x0_hat in the state's dtype, (B, ...)
-    "Call the denoiser and check its answer. Raises ValueError: wrong shape, NaN or infinity."
-    dtype = torch.promote_types(x.dtype, torch.float32)  # bfloat16 would round levels by 0.4%
-    x0_hat = denoiser(x, torch.full((len(x),), noise_level, dtype=dtype, device=x.device))
-    where = f"{where} (noise level {noise_level:.4g}): the denoiser returned"
-    if not isinstance(x0_hat, Tensor):
-        raise TypeError(f"{where} {type(x0_hat).__name__}, expected a tensor")
-    if x0_hat.shape != x.shape:
-        raise ValueError(f"{where} shape {tuple(x0_hat.shape)}, expected {tuple(x.shape)}")
-    if not torch.isfinite(x0_hat).all():
-        raise ValueError(f"{where} NaN or infinity")
-    return x0_hat.to(x.dtype)
-
-# %% ../nbs/05_sampling.ipynb #f428fde1
-def check_levels(
-    noise_levels: Tensor | Sequence[float], # sigma_0 > sigma_1 > ... > sigma_n, within [0, 1]
-) -> list[float]:                           # the same as floats
-    "Check a sampling grid. Raises ValueError unless it is a falling row of levels within [0, 1]."
-    levels = noise_levels.tolist() if isinstance(noise_levels, Tensor) else list(noise_levels)
-    if not isinstance(levels, list) or len(levels) < 2 or isinstance(levels[0], list):
-        raise ValueError("noise_levels must be one row of at least two levels, from high to low")
-    if not (1 >= levels[0] and levels[-1] >= 0 and all(a > b for a, b in pairwise(levels))):
-        raise ValueError(f"noise_levels must fall strictly and stay within [0, 1], got {levels}")
-    return levels
-
 # %% ../nbs/05_sampling.ipynb #cbd31660
 class Step(NamedTuple):
     "One step of a sampler, as `sample_steps` yields it."
@@ -219,7 +223,7 @@ def sample_steps(
         raise ValueError(f"unknown sampler {sampler!r}: known are {', '.join(SAMPLERS)}")
     if eta is not None and (sampler in DETERMINISTIC or not 0 <= eta <= 1):
         raise ValueError(f"eta = {eta} with {sampler!r}: eta, 0 to 1, is for stochastic samplers")
-    levels, previous, noise = check_levels(noise_levels), None, noise_stream(x, seeds)
+    levels, previous, noise = check_levels(noise_levels), None, step_noise(x, seeds)
     for i, (now, then) in enumerate(pairwise(levels)):
         where = f"step {i + 1} of {len(levels) - 1}"
         denoise = partial(evaluate, denoiser, where=where)
@@ -240,8 +244,8 @@ def sample(
 ) -> Tensor:                                # state at the last level, (B, ...)
     "Sample: the last state of `sample_steps`, with its errors."
     for step in sample_steps(denoiser, x, noise_levels, sampler, eta, seeds):
-        pass
-    return step.x
+        x = step.x
+    return x
 
 # %% ../nbs/05_sampling.ipynb #729b33b4
 def guide(
