@@ -16,7 +16,8 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from .configs import DenoiserConfig
-from .transformer_blocks import DecoderBlock, MLPSepConv, Modulation, SinusoidalEmbedding, modulate
+from .transformer_blocks import (DecoderBlock, MLPSepConv, Modulation, SinusoidalEmbedding,
+                                    modulate)
 
 # %% ../nbs/04_denoiser.ipynb #c3dddefa
 def patch_grid(
@@ -77,7 +78,8 @@ class DenoiserTransBlock(nn.Module):
         self.pos_embed = nn.Embedding(n_tokens, embed_dim)
         self.register_buffer("precomputed_pos_enc", torch.arange(n_tokens))
         self.decoder_blocks = nn.ModuleList(
-            DecoderBlock(embed_dim, False, mlp_multiplier, dropout, MLPSepConv, layout, adaln, qk_norm)
+            DecoderBlock(embed_dim, False, mlp_multiplier, dropout, MLPSepConv,
+                         layout, adaln, qk_norm)
             for _ in range(n_layers))
         self.out_norm = nn.LayerNorm(embed_dim) if adaln else None
         self.out_modulation = Modulation(embed_dim, 2) if adaln else None
