@@ -4,18 +4,24 @@
 
 # %% auto #0
 __all__ = ['patch_grid', 'patch_embedding', 'unpatchify', 'DenoiserTransBlock', 'Conditioning', 'Conditioner',
-           'check_denoiser_inputs', 'Denoiser', 'n_params', 'from_original_state_dict']
+           'check_denoiser_inputs', 'Denoiser', 'n_params', 'from_original_state_dict', 'save_denoiser',
+           'load_denoiser']
 
 # %% ../nbs/04_denoiser.ipynb #6ef54e79
 import dataclasses
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops.layers.torch import Rearrange
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .configs import DenoiserConfig
+from .configs import DenoiserConfig, config_from_dict, config_to_dict
+from .optim import write_whole
 from .transformer_blocks import (DecoderBlock, MLPSepConv, Modulation, SinusoidalEmbedding,
                                     modulate)
 
@@ -244,3 +250,46 @@ def from_original_state_dict(
                              f"{tuple(weights[key].shape)} there, {tuple(value.shape)} here")
     model.load_state_dict(weights)
     return model.eval()
+
+# %% ../nbs/04_denoiser.ipynb #26382b16
+def save_denoiser(
+    model: nn.Module,                 # a `Denoiser`; its weights are stored in their dtype
+    config: DenoiserConfig,           # its sizes and switches
+    folder: str | Path,               # gets NAME.json and NAME.safetensors
+    name: str = "denoiser",           # stem of both files
+    extra: dict | None = None,        # what else the JSON shall say (recipe, accuracy, licence ...)
+    dtype: torch.dtype | None = None, # store floating-point weights in this dtype, e.g. float16
+) -> Path:                            # the weights file
+    "Write a denoiser, weights as safetensors and configuration as JSON, each file whole."
+    weights = {key.replace("_orig_mod.", "").removeprefix("module."): value.detach().cpu()
+               for key, value in model.state_dict().items()}
+    weights = {key: (value.to(dtype) if dtype and value.is_floating_point() else value).contiguous()
+               for key, value in weights.items()}
+    text = json.dumps({**(extra or {}), "config": config_to_dict(config)}, indent=1)
+    path = Path(folder) / f"{name}.safetensors"
+    write_whole(path, lambda p: save_file(weights, p))
+    write_whole(path.with_suffix(".json"), lambda p: p.write_text(text + "\n", encoding="utf-8"))
+    return path
+
+# %% ../nbs/04_denoiser.ipynb #a805404e
+def load_denoiser(
+    folder: str | Path,                    # as `save_denoiser` wrote it
+    name: str = "denoiser",                # stem of both files
+    dtype: torch.dtype = torch.float32,    # of the loaded weights
+    config: DenoiserConfig | None = None,  # expected configuration; None: the stored one
+) -> tuple[Denoiser, DenoiserConfig]:      # in evaluation mode, and its configuration
+    "Read a denoiser; says what is missing (FileNotFoundError) or does not fit (ValueError)."
+    path = Path(folder) / f"{name}.safetensors"
+    for file in (path, path.with_suffix(".json")):
+        if not file.is_file():
+            raise FileNotFoundError(f"no denoiser at {folder}: {file.name} is missing")
+    stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    try:
+        config = config or config_from_dict(DenoiserConfig, stored.get("config", stored))
+        model = Denoiser.from_config(config)
+        model.load_state_dict(load_file(path))
+    except SafetensorError as e:
+        raise ValueError(f"{path} is not a safetensors file, or not whole: {e}") from e
+    except RuntimeError as e:  # names or shapes
+        raise ValueError(f"the weights in {path} do not fit the config: {e}") from e
+    return model.to(dtype).eval(), config
