@@ -7,6 +7,8 @@ from pathlib import Path
 from execnb.nbio import nb2str
 
 ROOT = Path(__file__).resolve().parents[1]
+# Code and formulas inside Markdown: what looks like a link in there is none.
+QUOTED = re.compile(r"(```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$)", re.DOTALL)
 
 
 def settings(root: Path = ROOT) -> dict[str, str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from house import directives, exported, notebooks, source
+from house import QUOTED, directives, exported, notebooks, source
 from links import is_install, is_navigation
 
 MAX_COLUMNS = 100
@@ -36,8 +36,6 @@ OUTPUT_RESIDUE = {  # what no committed output may say, and what it is called
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]*)[^)]*\)")
 IMAGE_TAG = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
 LINK = re.compile(r"""\]\(([^()\s]+)[^()]*\)|\b(?:src|href)=["']([^"']+)["']""")
-# Code and formulas inside Markdown: no links in there.
-QUOTED = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", re.DOTALL)
 
 
 @dataclass

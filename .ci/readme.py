@@ -12,7 +12,7 @@ import posixpath
 import re
 import sys
 
-from house import ROOT, directives, read_notebook, source, write_if_changed
+from house import QUOTED, ROOT, directives, read_notebook, source, write_if_changed
 
 NOTE = "<!-- Written by `make readme` from nbs/index.ipynb: edit that. -->"
 ELSEWHERE = re.compile(r"[a-z]+:|#|/", re.IGNORECASE)  # a URL, an anchor, an absolute path
@@ -26,8 +26,11 @@ def from_top(markdown: str) -> str:
             target = posixpath.normpath(posixpath.join("nbs", target))
         return before + target + after
 
-    markdown = re.sub(r"(\]\()([^()\s]+)([^()]*\))", move, markdown)
-    return re.sub(r"""(\b(?:src|href)=["'])([^"']+)(["'])""", move, markdown)
+    pieces = QUOTED.split(markdown)  # every second piece is quoted
+    for i in range(0, len(pieces), 2):
+        pieces[i] = re.sub(r'(\]\()([^()\s]+)((?:\s+"[^"]*")?\))', move, pieces[i])
+        pieces[i] = re.sub(r"""(\b(?:src|href)=["'])([^"']+)(["'])""", move, pieces[i])
+    return "".join(pieces)
 
 
 def render_output(output: dict) -> str:

@@ -33,16 +33,19 @@ def kernel_env() -> dict[str, str]:
     return env
 
 
-def merge_streams(outputs: list[dict]) -> list[dict]:
-    "Join neighbouring pieces of one stream: how a print is cut up depends on timing."
-    merged = []
+def tidy(outputs: list[dict]) -> list[dict]:
+    """Leave out widgets (progress bars, nothing else in this series, which TQDM_DISABLE does not
+    reach) and join neighbouring pieces of one stream: how a print is cut up depends on timing."""
+    tidied = []
     for out in outputs:
-        last = merged[-1] if merged else {}
+        last = tidied[-1] if tidied else {}
+        if "application/vnd.jupyter.widget-view+json" in out.get("data", {}):
+            continue
         if out["output_type"] == "stream" and out["name"] == last.get("name"):
             last["text"] += out["text"]
         else:
-            merged.append(out)
-    return merged
+            tidied.append(out)
+    return tidied
 
 
 def run_notebook(path: Path) -> None:
@@ -57,7 +60,7 @@ def run_notebook(path: Path) -> None:
     client.execute(env=kernel_env())
     for cell in nb.cells:
         if cell.cell_type == "code":
-            cell.outputs = merge_streams(cell.outputs)
+            cell.outputs = tidy(cell.outputs)
     cleaned = json.loads(nbformat.writes(nb))
     clean_nb(cleaned)
     if path.read_bytes() != before:

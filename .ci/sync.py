@@ -52,7 +52,7 @@ def regenerate(root: Path) -> None:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    files = (path for path in root.rglob("*") if path.is_file())
+    files = (path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc")
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
@@ -80,8 +80,7 @@ def check(root: Path) -> list[str]:
         copy_tree(root, copy)
         before = contents(copy)
         regenerate(copy)
-        caches = {name for name in contents(copy) if "__pycache__" in name}
-        return differences(before, {k: v for k, v in contents(copy).items() if k not in caches})
+        return differences(before, contents(copy))
 
 
 def main() -> int:
