@@ -10,7 +10,7 @@ TEST_ENV := TLD_TINY=1 MPLBACKEND=agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TQDM_DI
 NBDEV_TEST := $(TEST_ENV) $(BIN)/nbdev_test --n_workers 2
 
 .PHONY: help demo test test-slow sync lint test-notebooks test-files export clean links readme \
-        notebooks docs wheel
+        notebooks train-autoencoder train-text-encoder train-shipped bench docs wheel
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -80,8 +80,25 @@ readme: .venv/.dev  ## write README.md from nbs/index.ipynb
 notebooks: .venv/.dev  ## execute all notebooks in order, in place
 	$(BIN)/python .ci/run_notebooks.py
 
+# ---- making the shipped weights, in this order; each goes on where it stopped ----
+
+train-autoencoder: .venv/.package  ## train the small autoencoder
+	$(BIN)/tld train-autoencoder
+
+train-text-encoder: .venv/.package  ## train the small CLIP
+	$(BIN)/tld train-text-encoder
+
+train-shipped: .venv/.package  ## train the denoiser
+	$(BIN)/tld train-shipped
+
+# ---- the rest ----
+
+bench: .venv/.dev  ## measure speeds
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
 docs: .venv/.dev  ## the notebooks as web pages, in _docs/
 	$(BIN)/python .ci/docs.py
 
 wheel: .venv/.dev  ## build dist/*.whl
+	@rm -rf build
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
