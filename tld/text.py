@@ -38,7 +38,7 @@ SHIPPED = Path(__file__).parent / "assets" / "text_encoder" if "__file__" in glo
 class TextEncoderConfig:
     "Size and recipe of the small CLIP."
     embed_dim: int = 128          # E
-    context_length: int = 32      # tokens of a caption, its start and end included
+    context_length: int = 26      # tokens of a caption, its start and end included
     text_width: int = 128         # a multiple of 64: heads are 64 wide
     text_layers: int = 2
     vision_width: int = 128       # a multiple of 64
@@ -48,9 +48,10 @@ class TextEncoderConfig:
     max_seconds: float = math.inf # a budget of wall-clock time: the run ends, decayed, when it is spent
     warmup_steps: int = 20
     decay: float = 0.4            # the learning rate falls to zero over this last share of the run
-    batch_size: int = 96          # scenes per step: one picture, two captions and three negatives each
+    batch_size: int = 96          # scenes per step: two captions and three negatives each
+    image_batch: int = 16         # of these, scenes whose picture is encoded
     p_starter: float = 0.15       # share of scenes from the starter world
-    lr: float = 2e-3              # of AdamW
+    lr: float = 4e-3              # of AdamW
     muon_lr: float = 0.02         # of Muon
     probe_weight: float = 0.5     # of the linear probes that read objects, relation and background
     hard_negatives: bool = True
@@ -146,7 +147,8 @@ def _draw(cfg: TextEncoderConfig, step: int, lookup: Tensor):
         world = "starter" if rng.random() < cfg.p_starter else "full"
         batch.append(scenes.make_scene(world, "train", 7 + cfg.seed, step * cfg.batch_size + i))
         negatives.append(negative_scenes(batch[-1], world, rng))
-    images = torch.stack([torch.from_numpy(scenes.render(s)).permute(2, 0, 1) for s in batch]).float() / 127.5 - 1
+    images = torch.stack([torch.from_numpy(scenes.render(s)).permute(2, 0, 1) for s in batch[:cfg.image_batch]])
+    images = images.float() / 127.5 - 1
     said = [*batch, *batch, *(n[k] for k in range(3) for n in negatives)]
     tokens = clip.tokenize([clear_caption(s, rng) for s in said], context_length=cfg.context_length).long()
     return images, lookup[tokens], scene_labels(said)
@@ -158,10 +160,11 @@ def _loss(model: CLIP, probes: Probes, images: Tensor, tokens: Tensor, labels: T
     with torch.autocast("cpu", torch.bfloat16):
         text, image = model.encode_text(tokens), model.encode_image(images)
     negatives = text[2 * B:] if cfg.hard_negatives else None
-    loss = contrastive_loss(image, text[:B], scale, negatives)
+    n = len(image)
+    loss = contrastive_loss(image, text[:n], scale, negatives)
     loss = loss + contrastive_loss(text[:B], text[B:2 * B], scale, negatives)
     if not cfg.probe_weight: return loss
-    read = [*zip(probes(text), labels.T), *zip(probes(image), labels[:B].T)]
+    read = [*zip(probes(text), labels.T), *zip(probes(image), labels[:n].T)]
     return loss + cfg.probe_weight * sum(F.cross_entropy(p, t) for p, t in read)
 
 # %% ../nbs/08_text_encoder.ipynb #17ba92c1
