@@ -17,8 +17,8 @@ help:  ## list the targets
 
 # ---- installing ----
 
-INSTALL = @test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
-	echo "Installing into .venv (several GB the first time, a few minutes) ..."; \
+INSTALL = @{ test -x $(BIN)/pip || $(PYTHON) -m venv .venv; } && \
+	echo "Installing into .venv (several GB the first time, a few minutes) ..." && \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .venv/.package: settings.ini setup.py pyproject.toml
