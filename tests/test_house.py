@@ -110,6 +110,13 @@ def test_a_module_imports_alone_silently_and_offline(name, offline, tmp_path):
     assert file == str(ROOT / "tld" / f"{name}.py")
 
 
+def test_offline_means_offline(offline):
+    code = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **offline},
+                          capture_output=True, text=True)
+    assert "no network in this test" in done.stderr
+
+
 def test_importing_the_package_is_light():
     code = "import sys, tld; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
