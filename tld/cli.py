@@ -18,8 +18,9 @@ from pathlib import Path
 DEMO_PROMPTS = (
     "a fox left of a cake on a blue background", "cat", "a cute penguin on a pink background",
     "a rocket above a house", "picture of a cat next to a pizza", "a red apple right of a banana",
-    "an umbrella on a yellow background", "a frog under a tree", "a bear over a bus on a white background",
-    "a drawing of an octopus", "a guitar beside a drum", "a car to the left of a castle")
+    "an umbrella on a yellow background", "a frog under a tree",
+    "a bear over a bus on a white background", "a drawing of an octopus",
+    "a guitar beside a drum", "a car to the left of a castle")
 
 def judge_pictures(
     images,                    # (B, 3, 64, 64) in [-1, 1]
@@ -29,7 +30,7 @@ def judge_pictures(
     from tld.scenes import Judge, agreement, parse_prompt
     notes, right = [], 0
     for prompt, reading in zip(prompts, Judge("full").read((images + 1) / 2)):
-        seen = f" {reading.relation} ".join(reading.objects) if reading.relation else reading.objects[0]
+        seen = f" {reading.relation} ".join(reading.objects)
         try: verdict = agreement(parse_prompt(prompt), reading)
         except ValueError as e:
             notes.append(f"judge saw: {seen}, {reading.background} (not judged: {e})")
@@ -130,9 +131,10 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, default=15)
     command("info", info_command)
     command("train", train_command).add_argument("config", help="JSON of a ModelConfig")
-    for name, function, out in (("train-autoencoder", train_autoencoder_command, "runs/autoencoder"),
-                                ("train-text-encoder", train_text_encoder_command, "runs/text_encoder")):
-        command(name, function).add_argument("-o", "--out", default=out)
+    for part, function in (("autoencoder", train_autoencoder_command),
+                           ("text_encoder", train_text_encoder_command)):
+        p = command(f"train-{part.replace('_', '-')}", function)
+        p.add_argument("-o", "--out", default=f"runs/{part}", help="folder of model and checkpoint")
     command("train-shipped", train_shipped_command)
     return parser
 

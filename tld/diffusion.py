@@ -196,7 +196,8 @@ def denoiser_from(
         if not path.is_file(): raise FileNotFoundError(f"no denoiser at {path}")
         if config.denoiser_cfg is None: raise ValueError(f"{path} needs a denoiser_cfg: its sizes")
         weights = torch.load(path, map_location="cpu", weights_only=True)
-        return from_original_state_dict(weights, config.denoiser_cfg).to(place.dtype), config.denoiser_cfg
+        model = from_original_state_dict(weights, config.denoiser_cfg)
+        return model.to(place.dtype), config.denoiser_cfg
     if config.denoiser_cfg is None: return load_denoiser(SHIPPED, dtype=place.dtype)
     warnings.warn("this denoiser has no trained weights: pictures will be noise. Give "
                   "denoiser_load a file, or leave denoiser_cfg out for the shipped model.",
@@ -226,7 +227,8 @@ class DiffusionTransformer:
         there = self.vae.config.latent_channels, self.encoder.emb_size
         if wanted != there:
             raise ValueError(f"the denoiser wants {wanted[0]} latent channels and text of width "
-                             f"{wanted[1]}; autoencoder and text encoder give {there[0]} and {there[1]}")
+                             f"{wanted[1]}; autoencoder and text encoder give {there[0]} "
+                             f"and {there[1]}")
         self.diffuser = DiffusionGenerator(self.denoiser, self.vae, device, model_dtype)
 
     def embed(
@@ -235,7 +237,8 @@ class DiffusionTransformer:
     ) -> Tensor:  # (B, E), or (B, L, E) for a model that reads tokens
         "Encode prompts; warns about words the encoder has never seen."
         unknown = sorted({w for p in prompts for w in self.encoder.unknown_words(p)})
-        if unknown: warnings.warn(f"words this model does not know: {', '.join(unknown)}", stacklevel=3)
+        if unknown:
+            warnings.warn(f"words this model does not know: {', '.join(unknown)}", stacklevel=3)
         rows = self.denoiser_cfg.n_text_tokens
         with torch.no_grad():
             if rows > 1: return self.encoder(list(prompts), tokens=True)[:, :rows].float()
