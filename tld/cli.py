@@ -45,9 +45,12 @@ def judge_pictures(
 def generate_command(args: argparse.Namespace):
     "Draw prompts into one file."
     from tld.diffusion import DiffusionTransformer, check_prompts, labelled_sheet, save_png, to_pil
+    from tld.sampling import SAMPLERS
     prompts = check_prompts(args.prompts)
-    for name in ("n", "steps"):
-        if getattr(args, name) < 1: raise ValueError(f"--{name} must be at least 1")
+    if args.n < 1: raise ValueError("-n must be at least 1")
+    if args.steps < 1: raise ValueError("--steps must be at least 1")
+    if args.sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {args.sampler!r}: known are {', '.join(SAMPLERS)}")
     images = DiffusionTransformer().generate_images(
         prompts, args.guidance, args.seed, args.n, n_iter=args.steps, sampler=args.sampler)
     each = [p for p in prompts for _ in range(args.n)]
