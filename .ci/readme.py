@@ -2,7 +2,8 @@
 """Write README.md from nbs/index.ipynb.
 
 Relative links are made to work from the top of the repository. Hidden cells and the Colab install
-cell are left out. A picture belongs in a file that the notebook links, not in a cell's output.
+cell are left out; of a cell with `#| echo: false`, only the output is shown. A picture belongs in a
+file that the notebook links, not in a cell's output.
 
     .ci/readme.py           write
     .ci/readme.py --check   change nothing; exit 1 when README.md is stale
@@ -52,7 +53,7 @@ def render(nb: dict) -> str:
             parts.append(from_top(source(cell)))
         elif cell["cell_type"] == "code" and not {"hide", "eval: false"} & set(flags):
             lines = [s for s in source(cell).splitlines() if not s.strip().startswith("#|")]
-            if any(lines):
+            if any(lines) and "echo: false" not in flags:
                 parts.append("```python\n" + "\n".join(lines).strip("\n") + "\n```")
             parts += map(render_output, cell["outputs"])
     return "\n\n".join(part.strip("\n") for part in parts if part.strip()) + "\n"
