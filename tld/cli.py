@@ -155,6 +155,6 @@ def main(
                 args.function in (generate_command, demo_command):
             raise ValueError(f"there is no folder {Path(args.out).parent}")
         args.function(args)
-    except (ValueError, OSError, TypeError) as e:
+    except (ValueError, OSError, TypeError, ImportError) as e:
         print(f"tld: {' '.join(str(e).split())}", file=sys.stderr)
         sys.exit(2)
