@@ -7,118 +7,128 @@ __all__ = ['SHIPPED', 'pixel_side', 'latent_scale', 'encode_images', 'decode_lat
            'make_autoencoder', 'autoencoder_loss', 'train_autoencoder', 'psnr']
 
 # %% ../nbs/07_autoencoder.ipynb #a2f7c9a2
-import contextlib
 import json
 import math
-import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .optim import MuonAdamW, lr_factor, write_whole
 
 # %% ../nbs/07_autoencoder.ipynb #8ecdbac3
-SHIPPED = Path(__file__).parent / "assets" / "autoencoder" if "__file__" in globals() else None
+SHIPPED = Path(str(files("tld"))) / "assets" / "autoencoder"   # weights that come with the package
 
-# %% ../nbs/07_autoencoder.ipynb #083b4901
+# %% ../nbs/07_autoencoder.ipynb #fdf3d8ec
 def pixel_side(
     vae: AutoencoderKL,
-) -> int:   # pixels per side that are folded into channels before the first layer; 1 for hub models
-    "Read from its input channels how an autoencoder wants its pictures: 3 f^2 channels mean blocks of f by f."
+) -> int:   # f, pixels per side folded into channels before the first layer; 1 for hub models
+    "Read off the input channels how pictures are folded: 3 f^2 channels mean blocks of f by f."
     return math.isqrt(vae.config.in_channels // 3)
 
+# %% ../nbs/07_autoencoder.ipynb #27d5d2b6
 def latent_scale(
     vae: AutoencoderKL,
 ) -> float:   # raw latents are divided by this
-    "The standard deviation of the raw latents over the training pictures, stored as `1 / scaling_factor`."
+    "Give the standard deviation of the raw latents, stored by diffusers as `1 / scaling_factor`."
     return 1 / vae.config.scaling_factor
 
-# %% ../nbs/07_autoencoder.ipynb #fdf3d8ec
+# %% ../nbs/07_autoencoder.ipynb #0edc65a2
 @torch.no_grad()
 def encode_images(
     vae: AutoencoderKL,
-    images: Tensor,                            # (B, 3, H, W) in [-1, 1]
+    images: Tensor,                            # (B, 3, H, W), float, in [-1, 1]
     generator: torch.Generator | None = None,  # draws from the posterior; None: takes its mean
-) -> Tensor:                                   # latents of unit standard deviation, (B, C, H/f, W/f), float32
-    "Encode pictures, `z = encoder(x) / latent_scale`."
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images must be (B, 3, H, W) in [-1, 1], got {tuple(images.shape)}")
-    x = F.pixel_unshuffle(images.to(vae.dtype), pixel_side(vae))   # (B, 3 f f, H/f, W/f)
+) -> Tensor:                                   # (B, C, H/f, W/f), float32, unit standard deviation
+    "Encode pictures, `z = encoder(x) / latent_scale`; a wrong shape or integers raise ValueError."
+    side = pixel_side(vae)
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() \
+            or images.shape[2] % side or images.shape[3] % side:
+        raise ValueError(f"images must be (B, 3, H, W) floats in [-1, 1], H and W multiples of "
+                         f"{side}; got {images.dtype} {tuple(images.shape)}")
+    x = F.pixel_unshuffle(images.to(vae.dtype), side)              # (B, 3 f f, H/f, W/f)
     posterior = vae.encode(x).latent_dist
     z = posterior.mode() if generator is None else posterior.sample(generator)
     return z.float() / latent_scale(vae)
 
+# %% ../nbs/07_autoencoder.ipynb #75504f9c
 @torch.no_grad()
 def decode_latents(
     vae: AutoencoderKL,
-    latents: Tensor,                  # (B, C, H/f, W/f), as `encode_images` gives them
-    scale: float | None = None,       # latents are multiplied by this; None: the stored latent scale
-) -> Tensor:                          # (B, 3, H, W) in [-1, 1], float32
-    "Decode latents, `x = decoder(z latent_scale)`."
+    latents: Tensor,             # (B, C, H/f, W/f), as `encode_images` gives them
+    scale: float | None = None,  # latents are multiplied by this; None: the stored latent scale
+) -> Tensor:                     # (B, 3, H, W) in [-1, 1], float32
+    "Decode latents, `x = decoder(z latent_scale)`; a wrong shape raises ValueError."
     if latents.ndim != 4 or latents.shape[1] != vae.config.latent_channels:
-        raise ValueError(f"latents must be (B, {vae.config.latent_channels}, H, W), got {tuple(latents.shape)}")
+        raise ValueError(f"latents must be (B, {vae.config.latent_channels}, H, W), "
+                         f"got {tuple(latents.shape)}")
     z = latents.to(vae.dtype) * (latent_scale(vae) if scale is None else scale)
     return F.pixel_shuffle(vae.decode(z).sample, pixel_side(vae)).float().clamp(-1, 1)
 
-# %% ../nbs/07_autoencoder.ipynb #27d5d2b6
+# %% ../nbs/07_autoencoder.ipynb #2fe15224
 def load_autoencoder(
     name: str | Path = "shipped",        # "shipped", a `save_pretrained` folder, or a hub name
     dtype: torch.dtype = torch.float32,  # of the weights
     device: str | torch.device = "cpu",
 ) -> AutoencoderKL:                      # in evaluation mode, gradients off
-    "Load an autoencoder, shipped, local or from the hub; says what was tried if that fails (OSError)."
+    "Load an autoencoder, shipped, local or from the hub; OSError says what was tried."
     place = SHIPPED if str(name) == "shipped" else name
     try: vae = AutoencoderKL.from_pretrained(place, torch_dtype=dtype)
     except (OSError, ValueError) as e:
-        raise OSError(f"no autoencoder at {str(name)!r}: not 'shipped', not a folder written by save_pretrained, "
-                      f"and the hub did not give it. Download it where there is a network and pass its folder. "
-                      f"({e})") from e
+        raise OSError(f"no autoencoder at {str(name)!r}: not 'shipped', not a folder written by "
+                      f"save_pretrained, and the hub did not give it. Download it where there is "
+                      f"a network and pass its folder. ({e})") from e
     return vae.to(device).eval().requires_grad_(False)
 
-# %% ../nbs/07_autoencoder.ipynb #0edc65a2
+# %% ../nbs/07_autoencoder.ipynb #5f310f65
 @dataclass
 class AutoencoderConfig:
     "Size and recipe of the small autoencoder."
-    width: int = 128              # channels of every hidden layer
-    layers_per_block: int = 1     # residual blocks per side (the decoder has one more), besides two in the middle
-    latent_channels: int = 8      # C
-    patch: int = 4                # f: pixels per side folded into channels
+    width: int = 128           # channels of every hidden layer
+    layers_per_block: int = 1  # residual blocks besides two in the middle; decoder: one more
+    latent_channels: int = 8   # C
+    patch: int = 4             # f: pixels per side folded into channels
     n_steps: int = 8000
-    decay_steps: int = 2500       # the learning rate falls to zero over these last steps
+    decay_steps: int = 2500    # the learning rate falls to zero over these last steps
     warmup_steps: int = 30
     batch_size: int = 16
-    lr: float = 2e-3              # of AdamW: norms, biases, first and last layers
-    muon_lr: float = 0.03         # of Muon: all other kernels
-    kl_weight: float = 1e-4       # weight of the KL divergence per latent number, in nats
+    lr: float = 2e-3           # of AdamW: norms, biases, first and last layers
+    muon_lr: float = 0.03      # of Muon: all other kernels
+    kl_weight: float = 1e-4    # weight of the KL divergence per latent number, in nats
     seed: int = 0
-    save_every: int = 500         # steps between checkpoints
+    save_every: int = 500      # steps between checkpoints
 
     @classmethod
-    def tiny(cls, **changes): return cls(**{**dict(width=32, n_steps=20, decay_steps=10, batch_size=8), **changes})
+    def tiny(cls, **changes):
+        "For tests: some seconds of training."
+        small = dict(width=32, n_steps=20, decay_steps=10, warmup_steps=2, batch_size=8)
+        return cls(**{**small, **changes})
 
-def make_autoencoder(cfg: AutoencoderConfig) -> AutoencoderKL:
-    "Build the untrained network: blocks of f by f pixels become channels, then only residual blocks on one grid."
+# %% ../nbs/07_autoencoder.ipynb #1bf9d6f4
+def make_autoencoder(
+    cfg: AutoencoderConfig,
+) -> AutoencoderKL:   # 3 f f channels in and out, on the latent grid throughout
+    "Build the untrained network: blocks of f by f pixels become channels, then residual blocks."
     channels = 3 * cfg.patch**2
     return AutoencoderKL(
         in_channels=channels, out_channels=channels, block_out_channels=(cfg.width,),
         down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",),
-        layers_per_block=cfg.layers_per_block, latent_channels=cfg.latent_channels, norm_num_groups=16,
-        mid_block_add_attention=False, sample_size=16, scaling_factor=1.0)
+        layers_per_block=cfg.layers_per_block, latent_channels=cfg.latent_channels,
+        norm_num_groups=16, mid_block_add_attention=False, sample_size=16, scaling_factor=1.0)
 
-# %% ../nbs/07_autoencoder.ipynb #75504f9c
+# %% ../nbs/07_autoencoder.ipynb #f19b3387
 def autoencoder_loss(
     vae: AutoencoderKL,
-    images: Tensor,       # (B, 3, H, W) in [-1, 1]
-    kl_weight: float,     # per latent number
-) -> tuple[Tensor, Tensor]:   # the loss, and its squared-error part; scalars
-    "Reconstruction plus a little KL, `mean (x - D(E(x) + s eps))^2 + w KL / numel` (Kingma & Welling 2014)."
+    images: Tensor,          # (B, 3, H, W) in [-1, 1]
+    kl_weight: float,        # w, per latent number
+) -> tuple[Tensor, Tensor]:  # the loss, and its squared-error part; scalars
+    "Squared error plus a little KL, `mean (x - D(m + s eps))^2 + w KL / numel` (VAE, eq. 7)."
     x = F.pixel_unshuffle(images, pixel_side(vae)).contiguous(memory_format=torch.channels_last)
     with torch.autocast(x.device.type, torch.bfloat16):
         posterior = vae.encode(x).latent_dist
@@ -126,24 +136,59 @@ def autoencoder_loss(
         error = F.mse_loss(vae.decode(z).sample.float(), x)
     return error + kl_weight * posterior.kl().float().mean() / z[0].numel(), error.detach()
 
-# %% ../nbs/07_autoencoder.ipynb #2fe15224
+# %% ../nbs/07_autoencoder.ipynb #d5a6a7f8
+def _batch(dataset: Dataset, start: int, n: int) -> Tensor:
+    "Images start ... start + n - 1 as float in [-1, 1], (n, 3, H, W); wraps around."
+    items = (dataset[i % len(dataset)] for i in range(start, start + n))
+    return torch.stack([i[0] if isinstance(i, tuple) else i for i in items]).float() / 127.5 - 1
+
+# %% ../nbs/07_autoencoder.ipynb #de559e12
+def _make_optimizer(vae: AutoencoderKL, cfg: AutoencoderConfig) -> MuonAdamW:
+    "Muon for the kernels of the residual blocks, AdamW for all else."
+    inner = lambda name, p: p.ndim == 4 and "resnets" in name
+    kernels = [p for name, p in vae.named_parameters() if inner(name, p)]
+    others = [p for name, p in vae.named_parameters() if not inner(name, p)]
+    return MuonAdamW(kernels, others, cfg.lr, cfg.muon_lr)
+
+# %% ../nbs/07_autoencoder.ipynb #ab1c9000
+def _save_checkpoint(path: Path, vae: AutoencoderKL, optimizer: MuonAdamW, step: int):
+    "Write weights, optimiser and the number of steps done, whole or not at all."
+    state = {"step": step, "model": vae.state_dict(), "optimizer": optimizer.state_dict()}
+    write_whole(path, lambda p: torch.save(state, p))
+
+def _resume(path: Path, vae: AutoencoderKL, optimizer: MuonAdamW) -> int:
+    "Load a checkpoint where there is one; the number of steps it has behind it."
+    if not path.exists(): return 0
+    state = torch.load(path, weights_only=True)
+    vae.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+# %% ../nbs/07_autoencoder.ipynb #a7fc13d6
+def _finish(vae: AutoencoderKL, dataset: Dataset, out_dir: Path, cfg: AutoencoderConfig):
+    "Measure the latents' standard deviation, store it in the configuration, save the model."
+    vae.eval()
+    latents = encode_images(vae, _batch(dataset, 0, min(512, len(dataset))))
+    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    vae.save_pretrained(out_dir)
+    write_whole(out_dir / "recipe.json", lambda p: p.write_text(json.dumps(asdict(cfg), indent=1)))
+
+# %% ../nbs/07_autoencoder.ipynb #fb25c3a3
 def train_autoencoder(
-    dataset: Dataset,                      # item i: an image, (3, H, W) uint8, or a tuple that starts with one
+    dataset: Dataset,                      # item i: (3, H, W) uint8, or a tuple that starts so
     out_dir: str | Path,                   # the model, and the checkpoint a killed run goes on from
     cfg: AutoencoderConfig | None = None,
     progress: bool = True,                 # show a bar
 ) -> AutoencoderKL:
     "Train from random weights or from the checkpoint in `out_dir`; save with `save_pretrained`."
-    cfg, out_dir = cfg or AutoencoderConfig(), Path(out_dir)
+    cfg, checkpoint = cfg or AutoencoderConfig(), Path(out_dir) / "checkpoint.pt"
     torch.manual_seed(cfg.seed)
     vae = make_autoencoder(cfg).to(memory_format=torch.channels_last)
-    kernels = [p for n, p in vae.named_parameters() if p.ndim == 4 and "resnets" in n]
-    others = [p for p in vae.parameters() if not any(p is k for k in kernels)]
-    optimizer = MuonAdamW(kernels, others, cfg.lr, cfg.muon_lr)
-    start = _resume(out_dir / "checkpoint.pt", vae, optimizer)
+    optimizer = _make_optimizer(vae, cfg)
+    start = _resume(checkpoint, vae, optimizer)
     bar = tqdm(range(start, cfg.n_steps), initial=start, total=cfg.n_steps, disable=not progress)
     for step in bar:
-        torch.manual_seed(cfg.seed * 1_000_003 + step)     # a resumed run draws what the whole run would
+        torch.manual_seed(cfg.seed * 1_000_003 + step)   # a resumed run draws what the whole would
         images = _batch(dataset, step * cfg.batch_size, cfg.batch_size)
         loss, error = autoencoder_loss(vae, images, cfg.kl_weight)
         optimizer.zero_grad()
@@ -152,31 +197,8 @@ def train_autoencoder(
         optimizer.step()
         if step % 20 == 0: bar.set_postfix_str(f"psnr {-10 * math.log10(error.item() / 4):.1f} dB")
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.n_steps:
-            state = {"step": step + 1, "model": vae.state_dict(), "optimizer": optimizer.state_dict()}
-            write_whole(out_dir / "checkpoint.pt", lambda p, state=state: torch.save(state, p))
-    return _finish(vae, dataset, out_dir, cfg)
-
-# %% ../nbs/07_autoencoder.ipynb #5f310f65
-def _batch(dataset: Dataset, start: int, n: int) -> Tensor:
-    "Images start ... start + n - 1 as float in [-1, 1], (n, 3, H, W); wraps around."
-    items = (dataset[i % len(dataset)] for i in range(start, start + n))
-    return torch.stack([i[0] if isinstance(i, tuple) else i for i in items]).float() / 127.5 - 1
-
-def _resume(path: Path, model: torch.nn.Module, optimizer: MuonAdamW) -> int:
-    "Load a checkpoint where there is one; the number of steps it has behind it."
-    if not path.exists(): return 0
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"]
-
-def _finish(vae: AutoencoderKL, dataset: Dataset, out_dir: Path, cfg: AutoencoderConfig) -> AutoencoderKL:
-    "Measure the latents' standard deviation, store it in the configuration, save the model."
-    vae.eval()
-    latents = encode_images(vae, _batch(dataset, 0, min(512, len(dataset))))
-    vae.register_to_config(scaling_factor=1 / latents.std().item())
-    vae.save_pretrained(out_dir)
-    write_whole(out_dir / "recipe.json", lambda p: p.write_text(json.dumps(asdict(cfg), indent=1)))
+            _save_checkpoint(checkpoint, vae, optimizer, step + 1)
+    _finish(vae, dataset, Path(out_dir), cfg)
     return vae
 
 # %% ../nbs/07_autoencoder.ipynb #fcf4b9fe
