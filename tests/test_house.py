@@ -32,8 +32,8 @@ LOWER = {
     "autoencoder": BASE,
     "text": BASE | {"scenes"},  # what the small CLIP is trained on
     "data": BASE | {"autoencoder", "text"},
-    "train": BASE | {"noise_schedules", "vdm", "sampling", "denoiser", "autoencoder", "text",
-                     "data"},
+    "train": BASE | {"noise_schedules", "vdm", "sampling", "denoiser", "scenes", "autoencoder",
+                     "text", "data"},
     "diffusion": BASE | {"noise_schedules", "sampling", "denoiser", "autoencoder", "text"},
 }
 LATER = ["evaluate", "distill", "high_resolution", "outpainting", "interpolation", "cli"]

@@ -18,7 +18,7 @@ import torch
 # %% ../nbs/configs.ipynb #f74437e6
 @dataclass
 class DenoiserConfig:
-    "Size and switches of the denoiser; the presets are `tiny()`, `starter()` and `published_101m()`."
+    "Size and switches of the denoiser; presets: `tiny()`, `starter()`, `published_101m()`."
     image_size: int | tuple[int, int] = 16  # latent side (H = W), or (H, W), in latent pixels
     noise_embed_dims: int = 256             # sinusoidal features of the noise level, even
     patch_size: int = 2                     # p: latent pixels per token side
@@ -162,8 +162,8 @@ def config_from_dict(
 # %% ../nbs/configs.ipynb #c4bc68ce
 def _from_json(f: dataclasses.Field, value):
     "Undo what `config_to_dict` did to one field."
-    nested = next((c for c in _NESTED if isinstance(value, dict) and c.__name__ in str(f.type)), None)
-    if nested: return config_from_dict(nested, value)
+    if isinstance(value, dict):
+        return config_from_dict(next(c for c in _NESTED if c.__name__ in str(f.type)), value)
     if isinstance(value, str) and value.startswith("torch."): return getattr(torch, value[6:])
     return tuple(value) if isinstance(value, list) else value
 

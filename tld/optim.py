@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 # %% ../nbs/optim.ipynb #77bd0fd7
 def lr_factor(
@@ -23,14 +23,15 @@ def lr_factor(
     shape: str = "linear",     # of the fall: "linear" or "cosine"
 ) -> float:                    # in (0, 1]
     "Give the share of the peak learning rate: up over the warm-up, flat, down over the last steps."
-    if shape not in ("linear", "cosine"): raise ValueError(f"unknown shape {shape!r}; there are linear, cosine")
+    if shape not in ("linear", "cosine"):
+        raise ValueError(f"unknown shape {shape!r}; there are linear, cosine")
     up = (step + 1) / (warmup_steps + 1) if step < warmup_steps else 1.0
     down = min(1.0, (n_steps - step) / decay_steps) if decay_steps else 1.0
     return min(up, down if shape == "linear" else (1 - math.cos(math.pi * down)) / 2)
 
 # %% ../nbs/optim.ipynb #b01bdb15
 class MuonAdamW(torch.optim.Optimizer):
-    "Step `torch.optim.Muon` on matrices and flattened kernels, and `torch.optim.AdamW` on all else."
+    "Step `torch.optim.Muon` on matrices and flattened kernels, `torch.optim.AdamW` on the rest."
     def __init__(self,
                  matrices: Iterable[nn.Parameter],   # two or more dimensions each; may be empty
                  others: Iterable[nn.Parameter],     # everything else; may be empty
@@ -42,8 +43,13 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__(self.matrices + others, dict(lr=lr))
         # Views share their storage with the weights: stepping the view steps the weight.
         self.views = [nn.Parameter(p.detach().flatten(1)) for p in self.matrices]
-        self.parts = [torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay)] if others else []
-        if self.views: self.parts.append(torch.optim.Muon(self.views, lr=muon_lr, weight_decay=weight_decay))
+        if any(v.data_ptr() != p.data_ptr() for v, p in zip(self.views, self.matrices)):
+            raise ValueError("a weight is not contiguous: change its memory format afterwards")
+        adamw = dict(lr=lr, betas=betas, weight_decay=weight_decay)
+        self.parts = [torch.optim.AdamW(others, **adamw)] if others else []
+        if self.views:
+            muon = dict(lr=muon_lr, weight_decay=weight_decay)
+            self.parts.append(torch.optim.Muon(self.views, **muon))
         self.param_groups = [group for part in self.parts for group in part.param_groups]
         for group in self.param_groups: group["peak_lr"] = group["lr"]
 
@@ -81,7 +87,7 @@ def write_whole(
     path: str | Path,                # where the file shall be
     write: Callable[[Path], None],   # writes a file at the path it is given
 ):
-    "Write a file next to its place, then rename it: readers see the old file or the new one, never half."
+    "Write a file beside its place, then rename it: a reader sees the old file or the new one."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
