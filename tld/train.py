@@ -10,9 +10,7 @@ __all__ = ['training_loss', 'drop_text', 'LatentData', 'batch_indices', 'make_op
 # %% ../nbs/10_training.ipynb #571a0d06
 import copy
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .autoencoder import decode_latents, encode_images, load_autoencoder
 from .configs import (
-    DataConfig, DenoiserConfig, ModelConfig, TrainConfig, config_to_dict, load_config)
+    DataConfig, DenoiserConfig, ModelConfig, TrainConfig, config_to_dict)
 from .denoiser import Denoiser, save_denoiser
 from .noise_schedules import noise_distribution, noise_level_grid, q_sample
 from .optim import MuonAdamW, ema_update, lr_factor, write_whole
@@ -75,7 +73,8 @@ class LatentData:
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         "Read a batch as float32, in ascending order on disk."
         order = np.sort(indices)
-        return tuple(torch.from_numpy(a[order].astype(np.float32)) for a in (self.latents, self.text))
+        arrays = (self.latents, self.text)
+        return tuple(torch.from_numpy(a[order].astype(np.float32)) for a in arrays)
 
     def check(self, config: DenoiserConfig, batch_size: int):
         "Raise a ValueError that names what in the data does not fit model or batch."
@@ -85,7 +84,8 @@ class LatentData:
         if self.text.shape[-1] != config.text_emb_size:
             raise ValueError(f"text embeddings are {self.text.shape[-1]} wide, "
                              f"the model has text_emb_size={config.text_emb_size}")
-        if batch_size > len(self): raise ValueError(f"batch_size={batch_size} > {len(self)} pictures")
+        if batch_size > len(self):
+            raise ValueError(f"batch_size={batch_size} > {len(self)} pictures")
         std = float(self.latents[:1024].astype(np.float32).std())
         if not 0.3 < std < 3:
             raise ValueError(f"latents have standard deviation {std:.3g}, not near 1: scale them "
@@ -170,7 +170,8 @@ def set_learning_rate(optimizer: MuonAdamW, cfg: TrainConfig, step: int, n_steps
     decay = 0 if cfg.lr_schedule == "constant" else n_steps - cfg.warmup_steps
     shape = "cosine" if cfg.lr_schedule == "cosine" else "linear"
     if cfg.lr_schedule not in ("constant", "linear", "cosine"):
-        raise ValueError(f"unknown lr_schedule {cfg.lr_schedule!r}; there are constant, linear, cosine")
+        raise ValueError(f"unknown lr_schedule {cfg.lr_schedule!r}; "
+                         "there are constant, linear, cosine")
     optimizer.set_lr(lr_factor(step, n_steps, cfg.warmup_steps, decay, shape))
 
 # %% ../nbs/10_training.ipynb #1b2c9c1f
@@ -181,7 +182,7 @@ def train_step(
     accelerator: Accelerator,
     n_steps: int,
 ) -> float:                    # the loss
-    "Take one optimiser step. All it draws comes from (seed, step, process): a resumed run repeats it."
+    "Take one optimiser step; all it draws comes from (seed, step, process)."
     cfg, rank = state.config.train_config, accelerator.process_index
     indices = batch_indices(len(data), cfg.batch_size, state.step, cfg.seed, rank,
                             accelerator.num_processes)
@@ -244,7 +245,8 @@ def report(
     state.save()
     with open(run_dir / "log.jsonl", "a", encoding="utf-8") as f:
         f.write(json.dumps({"step": state.step, "loss": float(np.mean(losses))}) + "\n")
-    if state.config.data_config.val_path: save_samples(state, run_dir / f"samples_{state.step:06d}.png")
+    if state.config.data_config.val_path:
+        save_samples(state, run_dir / f"samples_{state.step:06d}.png")
     if on_eval: on_eval(state)
 
 # %% ../nbs/10_training.ipynb #5034d3a9
@@ -266,7 +268,8 @@ def generate_latents(
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return model(x, noise_level[:, None].float(), label).float()
     denoiser = guided(denoise, labels, torch.zeros_like(labels), guidance)
-    return sample(denoiser, x, noise_level_grid(n_steps), sampler, seeds=list(seeds or range(len(labels))))
+    seeds = list(seeds or range(len(labels)))
+    return sample(denoiser, x, noise_level_grid(n_steps), sampler, seeds=seeds)
 
 # %% ../nbs/10_training.ipynb #a9727077
 def save_samples(
@@ -322,5 +325,6 @@ def prompt_accuracy(
         seeds = range(start, start + len(scenes))
         images = decode_latents(vae, generate_latents(model, labels, n_steps, guidance, seeds))
         readings = judge.read((images + 1) / 2)
-        marks += [agreement(parse_prompt(s.caption, judge.world), r) for s, r in zip(scenes, readings)]
+        wanted = [parse_prompt(s.caption, judge.world) for s in scenes]
+        marks += [agreement(w, r) for w, r in zip(wanted, readings)]
     return {part: sum(m[part] for m in marks) / len(marks) for part in marks[0]}
