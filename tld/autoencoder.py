@@ -99,7 +99,7 @@ class AutoencoderConfig:
     warmup_steps: int = 30
     batch_size: int = 16
     lr: float = 2e-3           # of AdamW: norms, biases, first and last layers
-    muon_lr: float = 0.03      # of Muon: all other kernels
+    muon_lr: float = 0.0       # of Muon, kernels of residual blocks; 0 leaves them as they started
     kl_weight: float = 1e-4    # weight of the KL divergence per latent number, in nats
     seed: int = 0
     save_every: int = 500      # steps between checkpoints
@@ -144,11 +144,12 @@ def _batch(dataset: Dataset, start: int, n: int) -> Tensor:
 
 # %% ../nbs/07_autoencoder.ipynb #de559e12
 def _make_optimizer(vae: AutoencoderKL, cfg: AutoencoderConfig) -> MuonAdamW:
-    "Muon for the kernels of the residual blocks, AdamW for all else."
+    "Muon for the kernels of the residual blocks, or none (muon_lr = 0); AdamW for all else."
     inner = lambda name, p: p.ndim == 4 and "resnets" in name
     kernels = [p for name, p in vae.named_parameters() if inner(name, p)]
     others = [p for name, p in vae.named_parameters() if not inner(name, p)]
-    return MuonAdamW(kernels, others, cfg.lr, cfg.muon_lr)
+    for p in kernels: p.requires_grad_(cfg.muon_lr > 0)
+    return MuonAdamW(kernels if cfg.muon_lr > 0 else [], others, cfg.lr, cfg.muon_lr)
 
 # %% ../nbs/07_autoencoder.ipynb #ab1c9000
 def _save_checkpoint(path: Path, vae: AutoencoderKL, optimizer: MuonAdamW, step: int):
@@ -183,7 +184,7 @@ def train_autoencoder(
     "Train from random weights or from the checkpoint in `out_dir`; save with `save_pretrained`."
     cfg, checkpoint = cfg or AutoencoderConfig(), Path(out_dir) / "checkpoint.pt"
     torch.manual_seed(cfg.seed)
-    vae = make_autoencoder(cfg).to(memory_format=torch.channels_last)
+    vae = make_autoencoder(cfg)
     optimizer = _make_optimizer(vae, cfg)
     start = _resume(checkpoint, vae, optimizer)
     bar = tqdm(range(start, cfg.n_steps), initial=start, total=cfg.n_steps, disable=not progress)
