@@ -72,7 +72,8 @@ def main() -> None:
         print(f"{split}: " + ", ".join(f"{part} {v:.0f} pictures/s" for part, v in speed.items())
               + f" on {torch.get_num_threads()} threads")
     if n == STORED:
-        RESULT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        lines = [f' "{split}": {json.dumps(result)}' for split, result in results.items()]
+        RESULT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
         print(f"wrote {RESULT}")
 
 

@@ -148,7 +148,6 @@ def _make_optimizer(vae: AutoencoderKL, cfg: AutoencoderConfig) -> MuonAdamW:
     inner = lambda name, p: p.ndim == 4 and "resnets" in name
     kernels = [p for name, p in vae.named_parameters() if inner(name, p)]
     others = [p for name, p in vae.named_parameters() if not inner(name, p)]
-    for p in kernels: p.requires_grad_(cfg.muon_lr > 0)
     return MuonAdamW(kernels if cfg.muon_lr > 0 else [], others, cfg.lr, cfg.muon_lr)
 
 # %% ../nbs/07_autoencoder.ipynb #ab1c9000
