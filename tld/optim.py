@@ -40,7 +40,8 @@ class MuonAdamW(torch.optim.Optimizer):
                  betas: tuple[float, float] = (0.9, 0.95),
                  weight_decay: float = 0.0):         # of both
         self.matrices, others = list(matrices), list(others)
-        super().__init__(self.matrices + others, dict(lr=lr))
+        self.weights = self.matrices + others
+        super().__init__(self.weights, dict(lr=lr))
         # Views share their storage with the weights: stepping the view steps the weight.
         self.views = [nn.Parameter(p.detach().flatten(1)) for p in self.matrices]
         if any(v.data_ptr() != p.data_ptr() for v, p in zip(self.views, self.matrices)):
@@ -56,6 +57,10 @@ class MuonAdamW(torch.optim.Optimizer):
     def set_lr(self, factor: float):   # share of the peak rates
         "Set both learning rates to a share of their peaks."
         for group in self.param_groups: group["lr"] = factor * group["peak_lr"]
+
+    def zero_grad(self, set_to_none: bool = True):
+        "Clear the gradients of the weights themselves: the groups hold views of the matrices."
+        for p in self.weights: p.grad = None if set_to_none or p.grad is None else p.grad.zero_()
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None):
