@@ -8,6 +8,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / ".ci"))
 
+ASSETS = ROOT / "tld" / "assets"
+SHIPPED = all((ASSETS / part).exists() for part in
+              ("denoiser/denoiser.safetensors", "autoencoder", "text_encoder"))
+needs_weights = pytest.mark.skipif(not SHIPPED, reason="the shipped weights are not there")
+
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: minutes long; `make test-slow` runs it")

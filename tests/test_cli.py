@@ -6,12 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
-from conftest import ROOT
-
-ASSETS = ROOT / "tld" / "assets"
-SHIPPED = all((ASSETS / part).exists() for part in
-              ("denoiser/denoiser.safetensors", "autoencoder", "text_encoder"))
-needs_weights = pytest.mark.skipif(not SHIPPED, reason="the shipped weights are not there")
+from conftest import ROOT, needs_weights
 
 
 def tld(folder, *args, offline=()):

@@ -7,8 +7,7 @@ import zipfile
 import pytest
 
 import sync
-from conftest import ROOT
-from test_cli import needs_weights
+from conftest import ROOT, needs_weights
 
 PROMPT = "a fox left of a cake on a blue background"
 

@@ -10,7 +10,6 @@ __all__ = ['SHIPPED', 'psnr', 'AutoencoderConfig', 'make_autoencoder', 'pixel_si
 import json
 import math
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -20,7 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .optim import MuonAdamW, lr_factor, write_whole
+from .configs import ASSETS
+from .optim import MuonAdamW, lr_factor, split_parameters, write_whole
 
 # %% ../nbs/07_autoencoder.ipynb #75504f9c
 def psnr(
@@ -132,7 +132,7 @@ def decode_latents(
     return F.pixel_shuffle(vae.decode(z.to(vae.dtype)).sample, pixel_side(vae)).float().clamp(-1, 1)
 
 # %% ../nbs/07_autoencoder.ipynb #9afdd046
-SHIPPED = Path(str(files("tld"))) / "assets" / "autoencoder"   # weights that come with the package
+SHIPPED = ASSETS / "autoencoder"   # weights that come with the package
 
 # %% ../nbs/07_autoencoder.ipynb #31c39b69
 def load_autoencoder(
@@ -158,9 +158,7 @@ def _batch(dataset: Dataset, start: int, n: int) -> Tensor:
 # %% ../nbs/07_autoencoder.ipynb #de559e12
 def _make_optimizer(vae: AutoencoderKL, cfg: AutoencoderConfig) -> MuonAdamW:
     "Muon for the kernels of the residual blocks, or none (muon_lr = 0); AdamW for all else."
-    inner = lambda name, p: p.ndim == 4 and "resnets" in name
-    kernels = [p for name, p in vae.named_parameters() if inner(name, p)]
-    others = [p for name, p in vae.named_parameters() if not inner(name, p)]
+    kernels, others = split_parameters(vae, lambda name, p: p.ndim == 4 and "resnets" in name)
     return MuonAdamW(kernels if cfg.muon_lr > 0 else [], others, cfg.lr, cfg.muon_lr)
 
 # %% ../nbs/07_autoencoder.ipynb #ab1c9000
@@ -204,7 +202,7 @@ def train_autoencoder(
         torch.manual_seed(cfg.seed * 1_000_003 + step)   # a resumed run draws what the whole would
         images = _batch(dataset, step * cfg.batch_size, cfg.batch_size)
         loss, error = autoencoder_loss(vae, images, cfg.kl_weight)
-        vae.zero_grad()
+        vae.zero_grad()   # kernels that are not trained collect gradients too
         loss.backward()
         optimizer.set_lr(lr_factor(step, cfg.n_steps, cfg.warmup_steps, cfg.decay_steps))
         optimizer.step()

@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
 from .autoencoder import decode_latents, load_autoencoder
-from .configs import DenoiserLoad, LTDConfig
+from .configs import ASSETS, DenoiserLoad, LTDConfig
 from .denoiser import Denoiser, from_original_state_dict, load_denoiser
 from .noise_schedules import noise_level_grid
 from .sampling import guided, sample, seeded_noise
@@ -162,7 +162,7 @@ def save_png(
     image.save(path, "PNG", pnginfo=meta)
 
 # %% ../nbs/11_generation.ipynb #8257c6eb
-SHIPPED = Path(__file__).parent / "assets" / "denoiser" if "__file__" in globals() else None
+SHIPPED = ASSETS / "denoiser"
 MAX_PROMPT = 300  # characters
 
 def check_prompts(

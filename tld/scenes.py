@@ -30,32 +30,32 @@ from torch import Tensor
 # %% ../nbs/06_scenes.ipynb #6e8376a8
 _ANIMALS = """cat, dog, horse, pig, elephant, rabbit, hedgehog, bat, bear, koala, panda, rooster,
 baby chick, penguin, duck, swan, owl, flamingo, peacock, parrot, frog, crocodile, turtle, snake,
-sauropod=dinosaur, whale, fish, tropical fish, octopus, snail, butterfly, ant, honeybee=bee, lady
-beetle=ladybug, spider, crab, lobster, shrimp, jellyfish, unicorn, fox, lion, tiger, zebra,
+sauropod=dinosaur, whale, fish, tropical fish, octopus, snail, butterfly, ant, honeybee=bee,
+lady beetle=ladybug, spider, crab, lobster, shrimp, jellyfish, unicorn, fox, lion, tiger, zebra,
 giraffe, cow, camel, monkey, wolf, gorilla, deer"""
 _PLANTS_AND_FOOD = """rose, sunflower, tulip, lotus, potted plant, deciduous tree=tree, palm tree,
-cactus, maple leaf, mushroom, grapes, watermelon, tangerine=orange, lemon, banana, pineapple, red
-apple, pear, peach, cherries, strawberry, blueberries, avocado, eggplant, carrot, ear of
-corn=corn, hot pepper, cucumber, broccoli, garlic, bread, croissant, baguette bread=baguette,
-pretzel, pancakes, cheese wedge=cheese, poultry leg=chicken leg, bacon, hamburger, french fries,
-pizza, hot dog, taco, egg, popcorn, sushi, ice cream, doughnut=donut, cookie, birthday cake=cake,
-cupcake, pie, candy, honey pot, baby bottle, hot beverage=coffee, teapot, wine glass=wine, beer
-mug=beer, bubble tea"""
+cactus, maple leaf, mushroom, grapes, watermelon, tangerine=orange, lemon, banana, pineapple,
+red apple, pear, peach, cherries, strawberry, blueberries, avocado, eggplant, carrot,
+ear of corn=corn, hot pepper, cucumber, broccoli, garlic, bread, croissant,
+baguette bread=baguette, pretzel, pancakes, cheese wedge=cheese, poultry leg=chicken leg, bacon,
+hamburger, french fries, pizza, hot dog, taco, egg, popcorn, sushi, ice cream, doughnut=donut,
+cookie, birthday cake=cake, cupcake, pie, candy, honey pot, baby bottle, hot beverage=coffee,
+teapot, wine glass=wine, beer mug=beer, bubble tea"""
 _PLACES_AND_WEATHER = """volcano, house, church, castle, tent, locomotive, bus, fire engine,
 automobile=car, tractor, motorcycle, bicycle, roller skate, anchor, sailboat, ship, airplane,
-helicopter, rocket, flying saucer=ufo, parachute, hourglass done=hourglass, alarm clock, crescent
-moon=moon, sun, star, cloud, rainbow, umbrella, high voltage=lightning, snowflake, snowman, fire,
-droplet, water wave=wave"""
+helicopter, rocket, flying saucer=ufo, parachute, hourglass done=hourglass, alarm clock,
+crescent moon=moon, sun, star, cloud, rainbow, umbrella, high voltage=lightning, snowflake,
+snowman, fire, droplet, water wave=wave"""
 _THINGS = """jack-o-lantern=pumpkin, Christmas tree=christmas tree, balloon, wrapped gift=gift,
 ribbon, trophy, sports medal=medal, soccer ball, basketball, american football=football, t-shirt,
-bullseye=target, bomb, crystal ball, video game=game controller, game die=die, teddy bear, chess
-pawn, yarn, sunglasses, jeans, socks, hiking boot=boot, high-heeled shoe=high heel, crown, top
-hat, woman’s hat=hat, billed cap=cap, lipstick, gem stone=diamond, bell, guitar, musical
-keyboard=piano, trumpet, drum, telephone, mobile phone=phone, television, camera, candle, light
-bulb, books, coin, envelope, package, pencil, briefcase, calendar, scissors, locked=padlock, key,
-shield, gear, magnet, toilet, broom, bucket, treasure chest, globe with meridians=globe, puzzle
-piece, robot, ghost, alien, skull, red heart=heart, brain, tooth, bone, eye, feather, stop sign,
-mirror, chair, couch and lamp=couch"""
+bullseye=target, bomb, crystal ball, video game=game controller, game die=die, teddy bear,
+chess pawn, yarn, sunglasses, jeans, socks, hiking boot=boot, high-heeled shoe=high heel, crown,
+top hat, woman’s hat=hat, billed cap=cap, lipstick, gem stone=diamond, bell, guitar,
+musical keyboard=piano, trumpet, drum, telephone, mobile phone=phone, television, camera, candle,
+light bulb, books, coin, envelope, package, pencil, briefcase, calendar, scissors, locked=padlock,
+key, shield, gear, magnet, toilet, broom, bucket, treasure chest, globe with meridians=globe,
+puzzle piece, robot, ghost, alien, skull, red heart=heart, brain, tooth, bone, eye, feather,
+stop sign, mirror, chair, couch and lamp=couch"""
 
 # %% ../nbs/06_scenes.ipynb #7102af88
 def _names(text: str) -> dict[str, str]:
@@ -63,6 +63,7 @@ def _names(text: str) -> dict[str, str]:
     pairs = (entry.strip().split("=") for entry in text.replace("\n", " ").split(","))
     return {pair[-1]: pair[0] for pair in pairs}
 
+# Everyday name -> CLDR name.
 OBJECTS = _names(", ".join([_ANIMALS, _PLANTS_AND_FOOD, _PLACES_AND_WEATHER, _THINGS]))
 BACKGROUNDS = {  # name -> sRGB colour
     "white": (255, 255, 255), "gray": (158, 158, 158), "yellow": (250, 222, 110),
@@ -124,8 +125,7 @@ class World:
 def starter() -> World:
     "Sixteen objects in fixed places: learnable in minutes."
     names = ("cat", "fox", "pig", "frog", "whale", "penguin", "octopus", "red apple", "banana",
-             "cake", "house",
-             "tree", "car", "rocket", "umbrella", "star")
+             "cake", "house", "tree", "car", "rocket", "umbrella", "star")
     return World("starter", names, (28,), (40,), 0, 0)
 
 def full() -> World:
@@ -178,18 +178,15 @@ def render(
 # %% ../nbs/06_scenes.ipynb #137fe849
 SYNONYMS = {  # other everyday names
     "car": ["automobile"], "ladybug": ["lady beetle"], "ufo": ["flying saucer"],
-    "donut": ["doughnut"],
-    "cake": ["birthday cake"], "red apple": ["apple"], "french fries": ["fries"],
-    "bee": ["honeybee"],
-    "phone": ["mobile phone", "smartphone"], "television": ["tv"], "coffee": ["cup of coffee"],
-    "beer": ["mug of beer"], "wine": ["glass of wine"], "gift": ["present"],
-    "moon": ["crescent moon"],
-    "rabbit": ["bunny"], "baby chick": ["chick"], "hamburger": ["burger"], "alarm clock": ["clock"],
-    "t-shirt": ["shirt"], "airplane": ["plane"], "diamond": ["gem"], "calendar": ["date page"],
-    "couch": ["sofa"], "padlock": ["lock"], "locomotive": ["steam train"],
-    "fire engine": ["fire truck"],
-    "globe": ["world globe"], "hot pepper": ["chili"], "pumpkin": ["jack-o-lantern"],
-    "corn": ["ear of corn"]}
+    "donut": ["doughnut"], "cake": ["birthday cake"], "red apple": ["apple"],
+    "french fries": ["fries"], "bee": ["honeybee"], "phone": ["mobile phone", "smartphone"],
+    "television": ["tv"], "coffee": ["cup of coffee"], "beer": ["mug of beer"],
+    "wine": ["glass of wine"], "gift": ["present"], "moon": ["crescent moon"],
+    "rabbit": ["bunny"], "baby chick": ["chick"], "hamburger": ["burger"],
+    "alarm clock": ["clock"], "t-shirt": ["shirt"], "airplane": ["plane"], "diamond": ["gem"],
+    "calendar": ["date page"], "couch": ["sofa"], "padlock": ["lock"],
+    "locomotive": ["steam train"], "fire engine": ["fire truck"], "globe": ["world globe"],
+    "hot pepper": ["chili"], "pumpkin": ["jack-o-lantern"], "corn": ["ear of corn"]}
 # What people say -> name.
 _SAID = {said: name for name in OBJECTS for said in (name, *SYNONYMS.get(name, ()))}
 _NO_ARTICLE = {"grapes", "cherries", "blueberries", "pancakes", "french fries", "fries",
@@ -421,6 +418,7 @@ def _templates(world: World) -> Tensor:   # (S, O, 4, 32, 32): alpha * colour, a
 
 # %% ../nbs/06_scenes.ipynb #2b06d651
 SLOTS = ("single", "left", "right", "above", "below")
+# Relation -> slots of its objects.
 LAYOUTS = {None: ("single",), "left of": ("left", "right"), "above": ("above", "below")}
 
 class Judge:

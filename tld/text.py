@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import scenes
-from .optim import MuonAdamW, write_whole
+from .configs import ASSETS
+from .optim import MuonAdamW, split_parameters, write_whole
 
 with warnings.catch_warnings():   # clip imports pkg_resources, which warns that it will go
     warnings.simplefilter("ignore")
@@ -32,7 +33,7 @@ with warnings.catch_warnings():   # clip imports pkg_resources, which warns that
     from clip.model import CLIP, build_model
 
 # %% ../nbs/08_text_encoder.ipynb #da49d1e7
-SHIPPED = Path(__file__).parent / "assets" / "text_encoder" if "__file__" in globals() else None
+SHIPPED = ASSETS / "text_encoder"
 
 @dataclass
 class TextEncoderConfig:
@@ -86,7 +87,7 @@ def negative_scenes(
         new = str(rng.choice([o for o in world.objects if o not in scene.objects]))
         names[int(rng.integers(len(names)))] = new
         return change(scene, objects=tuple(names))
-    if scene.relation is None: first = replaced()
+    if scene.relation is None: first = replaced()   # one object: nothing to swap
     elif rng.random() < 0.6: first = change(scene, objects=scene.objects[::-1])
     else: first = change(scene, relation="above" if scene.relation == "left of" else "left of")
     return [first, change(scene, background=other), replaced()]
@@ -187,10 +188,9 @@ def train_text_encoder(
     lookup = torch.zeros(49408, dtype=torch.long)  # padding is never looked at: attention is causal
     lookup[used] = torch.arange(len(used))         # order is kept: the end token stays the largest
     model, probes = make_clip(cfg, len(used)), Probes(cfg.embed_dim)
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "resblocks" in n]
-    parts, inside = nn.ModuleList([model, probes]), {id(p) for p in matrices}
-    others = [p for p in parts.parameters() if id(p) not in inside]
-    optimizer = MuonAdamW(matrices, others, cfg.lr, cfg.muon_lr)
+    parts = nn.ModuleList([model, probes])
+    split = split_parameters(parts, lambda name, p: p.ndim == 2 and "resblocks" in name)
+    optimizer = MuonAdamW(*split, cfg.lr, cfg.muon_lr)
     start, began, path = 0, time.monotonic(), out_dir / "checkpoint.pt"
     if path.exists():
         state = torch.load(path, weights_only=True)
@@ -215,7 +215,7 @@ def train_text_encoder(
 
 # %% ../nbs/08_text_encoder.ipynb #9106e35a
 def _finish(model: CLIP, used: Tensor, out_dir: Path, cfg: TextEncoderConfig, n_steps: int) -> CLIP:
-    "Spread the trained rows over CLIP's table of 49,408 (the rest zero), save in float16."
+    "Spread the trained rows over CLIP's table of 49,408 (the rest zero); save, with its scale."
     state = dict(model.state_dict())
     table = torch.zeros(49408, cfg.text_width)
     table[used] = state["token_embedding.weight"]
@@ -233,6 +233,7 @@ def _finish(model: CLIP, used: Tensor, out_dir: Path, cfg: TextEncoderConfig, n_
 
 def _save_deflated(state: dict[str, Tensor], path: Path):
     "`torch.save`, packed again with compression, so that rows of zeros cost nothing."
+    # `torch.load` reads either form.
     torch.save(state, path)
     with zipfile.ZipFile(path) as z: entries = [(name, z.read(name)) for name in z.namelist()]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as z:

@@ -25,7 +25,7 @@ from .configs import (
     DataConfig, DenoiserConfig, ModelConfig, TrainConfig, config_to_dict)
 from .denoiser import Denoiser, save_denoiser
 from .noise_schedules import noise_distribution, noise_level_grid, q_sample
-from .optim import MuonAdamW, ema_update, lr_factor, write_whole
+from .optim import MuonAdamW, ema_update, lr_factor, split_parameters, write_whole
 from .sampling import guided, sample, seeded_noise
 from .scenes import Judge, SceneDataset, agreement, parse_prompt
 from .vdm import diffusion_loss
@@ -115,9 +115,9 @@ def make_optimizer(
     "Muon on the matrices inside the blocks where `cfg.optimizer` says so, AdamW on all else."
     if cfg.optimizer not in ("adamw", "muon"):
         raise ValueError(f"unknown optimizer {cfg.optimizer!r}; there are adamw, muon")
-    inside = {id(p) for n, p in model.named_parameters() if cfg.optimizer == "muon" and p.ndim >= 2
-              and "decoder_blocks" in n and min(p.flatten(1).shape) > 9}   # no depthwise kernels
-    split = [[p for p in model.parameters() if (id(p) in inside) == side] for side in (True, False)]
+    split = split_parameters(model, lambda name, p: cfg.optimizer == "muon" and p.ndim >= 2
+                             and "decoder_blocks" in name
+                             and min(p.flatten(1).shape) > 9)   # no depthwise kernels
     return MuonAdamW(*split, lr=cfg.lr, muon_lr=cfg.muon_lr, betas=(0.9, cfg.adam_beta2),
                      weight_decay=cfg.weight_decay)
 
@@ -183,6 +183,7 @@ def train_step(
     n_steps: int,
 ) -> float:                    # the loss
     "Take one optimiser step; all it draws comes from (seed, step, process)."
+    # That is what lets a resumed run repeat an uninterrupted one.
     cfg, rank = state.config.train_config, accelerator.process_index
     indices = batch_indices(len(data), cfg.batch_size, state.step, cfg.seed, rank,
                             accelerator.num_processes)
@@ -263,12 +264,12 @@ def generate_latents(
     "Draw latents from a denoiser: guided steps from each picture's own noise."
     device = next(model.parameters()).device
     labels = labels.to(device)
-    x = seeded_noise(model.latent_shape, seeds or range(len(labels))).to(device)
+    seeds = list(seeds or range(len(labels)))
+    x = seeded_noise(model.latent_shape, seeds).to(device)
     def denoise(x, noise_level, label):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return model(x, noise_level[:, None].float(), label).float()
     denoiser = guided(denoise, labels, torch.zeros_like(labels), guidance)
-    seeds = list(seeds or range(len(labels)))
     return sample(denoiser, x, noise_level_grid(n_steps), sampler, seeds=seeds)
 
 # %% ../nbs/10_training.ipynb #a9727077
