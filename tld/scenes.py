@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OBJECTS', 'BACKGROUNDS', 'RELATIONS', 'SIDE', 'WORLDS', 'SYNONYMS', 'SPLITS', 'SLOTS', 'LAYOUTS', 'sprite', 'World',
            'starter', 'full', 'get_world', 'unseen_pairs', 'Scene', 'render', 'describe', 'make_scene', 'SceneDataset',
-           'Wanted', 'Reading', 'parse_prompt', 'agreement', 'Judge', 'wanted_of']
+           'write_shards', 'Wanted', 'Reading', 'parse_prompt', 'agreement', 'Judge', 'wanted_of']
 
 # %% ../nbs/06_scenes.ipynb #99573079
 import dataclasses
@@ -14,7 +14,9 @@ import functools
 import importlib.util
 import io
 import itertools
+import os
 import re
+import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ import numpy as np
 import resvg_py
 import torch
 import torch.nn.functional as F
+import webdataset as wds
 from PIL import Image
 from torch import Tensor
 
@@ -313,6 +316,31 @@ class SceneDataset(torch.utils.data.Dataset):
         scene = self.scene(i)
         return torch.from_numpy(render(scene)).permute(2, 0, 1), scene.caption
 
+# %% ../nbs/06_scenes.ipynb #5dc04d71
+def write_shards(
+    dataset: SceneDataset,
+    folder: str | Path,       # made here; what is in it already raises FileExistsError
+    per_shard: int = 1000,    # scenes a file
+) -> list[Path]:              # 00000.tar, 00001.tar, ...
+    "Write `key.png` and `key.txt` of every scene as webdataset shards, whole or not at all."
+    if per_shard <= 0: raise ValueError(f"a shard needs at least one scene, got {per_shard}")
+    folder = Path(folder).absolute()
+    if folder.is_file() or folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is there already and not empty")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    unfinished.mkdir()
+    try:
+        for k, start in enumerate(range(0, len(dataset), per_shard)):
+            with wds.TarWriter(str(unfinished / f"{k:05d}.tar"), mtime=0) as shard:  # no clock in it
+                for i in range(start, min(start + per_shard, len(dataset))):
+                    image, caption = dataset[i]
+                    pixels = image.permute(1, 2, 0).numpy()               # (64, 64, 3)
+                    shard.write({"__key__": f"{i:09d}", "png": pixels, "txt": caption})
+        os.replace(unfinished, folder)   # an empty folder may be there
+    finally: shutil.rmtree(unfinished, ignore_errors=True)
+    return sorted(folder.glob("*.tar"))
+
 # %% ../nbs/06_scenes.ipynb #80fe2929
 @dataclass(frozen=True)
 class Wanted:
@@ -341,8 +369,8 @@ def _object(phrase: str, world: World) -> str:
     openings = "|".join(map(re.escape, sorted(_OPENINGS, key=len, reverse=True)))
     phrase = re.sub(rf"^({openings})\s+", "", phrase.strip(" ,.!"))
     phrase = re.sub(rf"^((a|an|the|some|{'|'.join(_ADJECTIVES)})\s+)+", "", phrase)
-    known = {said: name for said, name in _SAID.items() if name in world.objects}
-    if phrase in known: return known[phrase]
+    if _SAID.get(phrase) in world.objects: return _SAID[phrase]
+    known = [said for said, name in _SAID.items() if name in world.objects]
     raise ValueError(f"unknown object {phrase!r}: {_nearest(phrase, known)}")
 
 def parse_prompt(
