@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OBJECTS', 'BACKGROUNDS', 'RELATIONS', 'SIDE', 'WORLDS', 'SYNONYMS', 'SPLITS', 'SLOTS', 'LAYOUTS', 'sprite', 'World',
-           'starter', 'full', 'get_world', 'unseen_pairs', 'Scene', 'render', 'describe', 'make_scene', 'SceneDataset',
-           'write_shards', 'Wanted', 'Reading', 'parse_prompt', 'agreement', 'Judge', 'wanted_of']
+           'starter', 'full', 'get_world', 'Scene', 'render', 'describe', 'Wanted', 'wanted_of', 'parse_prompt',
+           'unseen_pairs', 'make_scene', 'SceneDataset', 'write_shards', 'Templates', 'Reading', 'Judge', 'agreement']
 
 # %% ../nbs/06_scenes.ipynb #99573079
 import dataclasses
@@ -89,12 +89,25 @@ def _svg_paths() -> dict[str, Path]:
         paths[data["en"].strip(":").replace("_", " ")] = folder / f"{code}.svg"
     return paths
 
-# %% ../nbs/06_scenes.ipynb #feca19ed
+# %% ../nbs/06_scenes.ipynb #ce63ee95
+def _nearest(text: str, known) -> str:
+    "Name the known words nearest to an unknown one."
+    near = difflib.get_close_matches(text, list(known), n=3, cutoff=0.5)
+    if near: return f"did you mean {' or '.join(near)}?"
+    return f"some known ones: {', '.join(list(known)[:8])}"
+
+def _check_object(name: str) -> None:
+    "Raise ValueError, with the nearest known names, unless this is the name of an object."
+    if name not in OBJECTS:
+        raise ValueError(f"unknown object {name!r}: {_nearest(name, OBJECTS)}")
+
+# %% ../nbs/06_scenes.ipynb #6ee9f8fd
 @functools.cache
 def _drawing(
     name: str,       # an object's everyday name
 ) -> Image.Image:    # RGBA, longest side about 270 px, cropped to what is drawn
     "Rasterise an object once, large, and crop it to its visible pixels."
+    _check_object(name)
     png = resvg_py.svg_to_bytes(svg_path=str(_svg_paths()[OBJECTS[name]]), width=288, height=288)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     return image.crop(image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
@@ -113,18 +126,28 @@ def sprite(
     square[(size - h) // 2:(size - h) // 2 + h, (size - w) // 2:(size - w) // 2 + w] = rgba / 255
     return square
 
-# %% ../nbs/06_scenes.ipynb #1ec39aa8
+# %% ../nbs/06_scenes.ipynb #cea3d644
 @dataclass(frozen=True)
 class World:
-    "Which objects there are and where they may stand."
-    name: str                        # "starter" or "full"
-    objects: tuple[str, ...]         # everyday names
+    "Which objects there are and where they may stand; what cannot be painted raises ValueError."
+    name: str                        # "starter", "full" or your own
+    objects: tuple[str, ...]         # everyday names, four or more
     pair_sizes: tuple[int, ...]      # longest side of an object of two, pixels
     single_sizes: tuple[int, ...]    # longest side of an object on its own, pixels
     pair_jitter: int                 # of two: shift across the relation's axis, at most, px
     single_jitter: int               # object on its own: shift from the centre, at most, pixels
     p_single: float = 0.25           # share of scenes with one object
 
+    def __post_init__(self):
+        for name in self.objects: _check_object(name)
+        if len(set(self.objects)) < max(4, len(self.objects)):
+            raise ValueError("a world needs four objects or more, none of them twice")
+        if not 0 < max(self.pair_sizes) <= SIDE // 2 or not 0 < max(self.single_sizes) <= SIDE:
+            raise ValueError(f"of two, an object has up to {SIDE // 2} pixels, alone up to {SIDE}")
+        if max(self.pair_sizes) + 2 * self.pair_jitter > SIDE:
+            raise ValueError(f"a shift of {self.pair_jitter} pixels leaves the picture")
+
+# %% ../nbs/06_scenes.ipynb #17df7a29
 def starter() -> World:
     "Sixteen objects in fixed places: learnable in minutes."
     names = ("cat", "fox", "pig", "frog", "whale", "penguin", "octopus", "red apple", "banana",
@@ -137,6 +160,7 @@ def full() -> World:
 
 WORLDS = {"starter": starter, "full": full}
 
+# %% ../nbs/06_scenes.ipynb #04dcf8b3
 def get_world(
     name: str | World,   # "starter", "full", or a world already
 ) -> World:
@@ -145,16 +169,6 @@ def get_world(
     if name not in WORLDS:
         raise ValueError(f"unknown world {name!r}; there are {', '.join(WORLDS)}")
     return WORLDS[name]()
-
-# %% ../nbs/06_scenes.ipynb #a4796c86
-@functools.cache
-def unseen_pairs(
-    world: World,
-) -> frozenset[frozenset[str]]:  # unordered pairs, 10% of all
-    "The pairs kept out of training, in every order and relation: those of the lowest hash."
-    key = lambda pair: zlib.crc32("|".join(sorted(pair)).encode())
-    pairs = sorted(itertools.combinations(world.objects, 2), key=key)
-    return frozenset(frozenset(pair) for pair in pairs[:round(len(pairs) / 10)])
 
 # %% ../nbs/06_scenes.ipynb #543e8615
 @dataclass(frozen=True)
@@ -246,102 +260,7 @@ def describe(
     text = _with_background(text, scene.background, rng) if rng.random() < p_background else text
     return text.replace("a orange", "an orange")
 
-# %% ../nbs/06_scenes.ipynb #dc77ae2b
-SPLITS = ("train", "val", "unseen")
-
-def _boxes(world: World, relation: str | None,
-           rng: np.random.Generator) -> tuple[tuple[int, int, int], ...]:
-    "Draw sizes and places: alone about the centre, or one in each half along the relation's axis."
-    shift = lambda j: int(rng.integers(-j, j + 1)) if j else 0
-    if relation is None:
-        size = int(rng.choice(world.single_sizes))
-        start, j = (SIDE - size) // 2, min(world.single_jitter, (SIDE - size) // 2)
-        return ((start + shift(j), start + shift(j), size),)
-    boxes = []
-    for half in (0, SIDE // 2):
-        size = int(rng.choice(world.pair_sizes))
-        room = SIDE // 2 - size
-        along = half + (room // 2 if not world.pair_jitter else int(rng.integers(0, room + 1)))
-        across = (SIDE - size) // 2 + shift(world.pair_jitter)
-        boxes.append((along, across, size) if relation == "left of" else (across, along, size))
-    return tuple(boxes)
-
-# %% ../nbs/06_scenes.ipynb #fafaa87a
-def make_scene(
-    world: World | str,
-    split: str = "train",            # "train", "val" (other draws) or "unseen" (other pairs)
-    seed: int = 0,
-    index: int = 0,
-    n_objects: int | None = None,    # 1 or 2; None: as the world mixes them
-    p_background: float = 0.9,       # how often the caption mentions the background
-) -> Scene:
-    "Draw the scene that (world, split, seed, index) stands for: the same on every machine."
-    world = get_world(world)
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
-    rng = np.random.default_rng([seed, index, zlib.crc32(f"{world.name}/{split}".encode())])
-    background = str(rng.choice(list(BACKGROUNDS)))
-    single = split != "unseen" and (
-        rng.random() < world.p_single if n_objects is None else n_objects == 1)
-    while True:
-        chosen = rng.choice(len(world.objects), 1 if single else 2, replace=False)
-        names = tuple(world.objects[i] for i in chosen)
-        if single or (frozenset(names) in unseen_pairs(world)) == (split == "unseen"): break
-    relation = None if single else ("left of", "above")[int(rng.integers(2))]
-    scene = Scene(names, relation, background, _boxes(world, relation, rng))
-    return dataclasses.replace(scene, caption=describe(scene, rng, p_background))
-
 # %% ../nbs/06_scenes.ipynb #365f2c67
-class SceneDataset(torch.utils.data.Dataset):
-    "Map-style data set of (image, caption): item i is the scene (world, split, seed, i)."
-    def __init__(self,
-                 world: World | str = "full",
-                 split: str = "train",          # "train", "val" or "unseen"
-                 n: int = 1 << 20,              # how many scenes the set has
-                 seed: int = 0,
-                 n_objects: int | None = None,  # 1 or 2; None: as the world mixes them
-                 p_background: float = 0.9):    # how often a caption mentions the background
-        if n <= 0: raise ValueError(f"a data set needs at least one scene, got n = {n}")
-        self.world, self.split, self.n, self.seed = get_world(world), split, n, seed
-        self.how = dict(n_objects=n_objects, p_background=p_background)
-
-    def __len__(self) -> int: return self.n
-
-    def scene(self, i: int) -> Scene:
-        "The scene behind item i."
-        if not 0 <= i < self.n: raise IndexError(f"scene {i} of {self.n}")
-        return make_scene(self.world, self.split, self.seed, i, **self.how)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, str]:   # image (3, 64, 64) uint8, caption
-        scene = self.scene(i)
-        return torch.from_numpy(render(scene)).permute(2, 0, 1), scene.caption
-
-# %% ../nbs/06_scenes.ipynb #5dc04d71
-def write_shards(
-    dataset: SceneDataset,
-    folder: str | Path,       # made here; what is in it already raises FileExistsError
-    per_shard: int = 1000,    # scenes a file
-) -> list[Path]:              # 00000.tar, 00001.tar, ...
-    "Write `key.png` and `key.txt` of every scene as webdataset shards, whole or not at all."
-    if per_shard <= 0: raise ValueError(f"a shard needs at least one scene, got {per_shard}")
-    folder = Path(folder).absolute()
-    if folder.is_file() or folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is there already and not empty")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    unfinished.mkdir()
-    try:
-        for k, start in enumerate(range(0, len(dataset), per_shard)):
-            with wds.TarWriter(str(unfinished / f"{k:05d}.tar"), mtime=0) as shard:  # no clock in it
-                for i in range(start, min(start + per_shard, len(dataset))):
-                    image, caption = dataset[i]
-                    pixels = image.permute(1, 2, 0).numpy()               # (64, 64, 3)
-                    shard.write({"__key__": f"{i:09d}", "png": pixels, "txt": caption})
-        os.replace(unfinished, folder)   # an empty folder may be there
-    finally: shutil.rmtree(unfinished, ignore_errors=True)
-    return sorted(folder.glob("*.tar"))
-
-# %% ../nbs/06_scenes.ipynb #80fe2929
 @dataclass(frozen=True)
 class Wanted:
     "What a prompt asks for; None where it does not say."
@@ -349,30 +268,45 @@ class Wanted:
     relation: str | None = None   # "left of", "above", "beside" (either order) or None
     background: str | None = None
 
-@dataclass(frozen=True)
-class Reading:
-    "What the judge saw."
-    objects: tuple[str, ...]      # in the order of the relation
-    relation: str | None          # "left of" or "above"; None for one object
-    background: str
-    fit: float                    # share of the foreground's energy explained, at most 1
+def wanted_of(
+    scene: Scene,
+) -> Wanted:
+    "What a caption of this scene would ask for, said in full."
+    return Wanted(scene.objects, scene.relation, scene.background)
 
-# %% ../nbs/06_scenes.ipynb #53d4f509
-def _nearest(text: str, known) -> str:
-    "Name the known words nearest to an unknown one."
-    near = difflib.get_close_matches(text, list(known), n=3, cutoff=0.5)
-    if near: return f"did you mean {' or '.join(near)}?"
-    return f"some known ones: {', '.join(list(known)[:8])}"
-
-def _object(phrase: str, world: World) -> str:
-    "The object a noun phrase names, articles and filler aside; ValueError names near ones."
+# %% ../nbs/06_scenes.ipynb #286ea961
+def _find_object(phrase: str, world: World) -> str | None:
+    "The object a noun phrase names, articles and filler aside; None if there is none such."
     openings = "|".join(map(re.escape, sorted(_OPENINGS, key=len, reverse=True)))
     phrase = re.sub(rf"^({openings})\s+", "", phrase.strip(" ,.!"))
     phrase = re.sub(rf"^((a|an|the|some|{'|'.join(_ADJECTIVES)})\s+)+", "", phrase)
-    if _SAID.get(phrase) in world.objects: return _SAID[phrase]
-    known = [said for said, name in _SAID.items() if name in world.objects]
-    raise ValueError(f"unknown object {phrase!r}: {_nearest(phrase, known)}")
+    name = _SAID.get(phrase)
+    return name if name in world.objects else None
 
+# %% ../nbs/06_scenes.ipynb #80fe2929
+def _unknown(phrase: str, world: World) -> str:
+    "Say which part of a phrase is unknown, background, relation or object, and what is near."
+    if not phrase.strip(" ,.!"): return "an object is missing: say for example 'a fox'"
+    match = re.fullmatch(r"(.+) on ([\w-]+)", phrase)
+    if match and _find_object(match[1], world):
+        return f"unknown background {match[2]!r}: {_nearest(match[2], BACKGROUNDS)}"
+    words = phrase.split()
+    between = [" ".join(words[i:j]) for i, j in itertools.combinations(range(1, len(words)), 2)
+               if _find_object(" ".join(words[:i]), world)
+               and _find_object(" ".join(words[j:]), world)]
+    if between:
+        relation, known = min(between, key=len), itertools.chain(*_RELATION_WORDS.values())
+        return f"unknown relation {relation!r}: {_nearest(relation, [*known, *_VAGUE])}"
+    noun = re.sub(r"^(a|an|the|some)\s+", "", phrase.strip(" ,.!"))
+    known = [said for said, name in _SAID.items() if name in world.objects]
+    return f"unknown object {noun!r}: {_nearest(noun, known)}"
+
+def _object(phrase: str, world: World) -> str:
+    "The object a noun phrase names; the ValueError of an unknown one names near ones."
+    if name := _find_object(phrase, world): return name
+    raise ValueError(_unknown(phrase, world))
+
+# %% ../nbs/06_scenes.ipynb #53d4f509
 def parse_prompt(
     prompt: str,                    # e.g. "a fox left of a cake on a blue background"
     world: World | str = "full",
@@ -402,23 +336,170 @@ def _take_background(text: str) -> tuple[str, str | None]:
         raise ValueError(f"unknown background {match[1]!r}: {_nearest(match[1], BACKGROUNDS)}")
     return (text[:match.start()] + " " + text[match.end():]).strip(), match[1]
 
-# %% ../nbs/06_scenes.ipynb #5703e8f6
-def agreement(
-    wanted: Wanted,
-    reading: Reading,
-    least_fit: float = 0.5,   # an object that explains less does not count as seen
-) -> dict[str, bool]:         # "objects", "relation", "background" and "all"
-    "Compare what was asked for with what was seen; what the prompt leaves open counts as right."
-    objects = sorted(wanted.objects) == sorted(reading.objects) and reading.fit >= least_fit
-    if wanted.relation is None or len(wanted.objects) == 1:
-        relation = len(reading.objects) == len(wanted.objects)
-    elif wanted.relation == "beside": relation = reading.relation == "left of"
-    else: relation = reading.relation == wanted.relation and wanted.objects == reading.objects
-    background = wanted.background in (None, reading.background)
-    return {"objects": objects, "relation": relation, "background": background,
-            "all": objects and relation and background}
+# %% ../nbs/06_scenes.ipynb #1d3c8699
+@functools.cache
+def unseen_pairs(
+    world: World,
+) -> frozenset[frozenset[str]]:  # unordered pairs, 10% of all
+    "The pairs kept out of training, in every order and relation: those of the lowest hash."
+    key = lambda pair: zlib.crc32("|".join(sorted(pair)).encode())
+    pairs = sorted(itertools.combinations(world.objects, 2), key=key)
+    return frozenset(frozenset(pair) for pair in pairs[:round(len(pairs) / 10)])
 
-# %% ../nbs/06_scenes.ipynb #c7df98bb
+# %% ../nbs/06_scenes.ipynb #4d9a75a7
+SPLITS = ("train", "val", "unseen")
+
+def _check_split(split: str) -> None:
+    "Raise ValueError, with the known ones, unless this is the name of a split."
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
+
+def _boxes(world: World, relation: str | None,
+           rng: np.random.Generator) -> tuple[tuple[int, int, int], ...]:
+    "Draw sizes and places: alone about the centre, or one in each half along the relation's axis."
+    shift = lambda j: int(rng.integers(-j, j + 1)) if j else 0
+    if relation is None:
+        size = int(rng.choice(world.single_sizes))
+        start, j = (SIDE - size) // 2, min(world.single_jitter, (SIDE - size) // 2)
+        return ((start + shift(j), start + shift(j), size),)
+    boxes = []
+    for half in (0, SIDE // 2):
+        size = int(rng.choice(world.pair_sizes))
+        room = SIDE // 2 - size
+        along = half + (room // 2 if not world.pair_jitter else int(rng.integers(0, room + 1)))
+        across = (SIDE - size) // 2 + shift(world.pair_jitter)
+        boxes.append((along, across, size) if relation == "left of" else (across, along, size))
+    return tuple(boxes)
+
+# %% ../nbs/06_scenes.ipynb #9f81ff88
+def make_scene(
+    world: World | str,
+    split: str = "train",            # "train", "val" (other draws) or "unseen" (other pairs)
+    seed: int = 0,
+    index: int = 0,
+    n_objects: int | None = None,    # 1 or 2; None: as the world mixes them
+    p_background: float = 0.9,       # how often the caption mentions the background
+) -> Scene:
+    "Draw the scene that (world, split, seed, index) stands for: the same on every machine."
+    world = get_world(world)
+    _check_split(split)
+    rng = np.random.default_rng([seed, index, zlib.crc32(f"{world.name}/{split}".encode())])
+    background = str(rng.choice(list(BACKGROUNDS)))
+    single = split != "unseen" and (
+        rng.random() < world.p_single if n_objects is None else n_objects == 1)
+    while True:
+        chosen = rng.choice(len(world.objects), 1 if single else 2, replace=False)
+        names = tuple(world.objects[i] for i in chosen)
+        if single or (frozenset(names) in unseen_pairs(world)) == (split == "unseen"): break
+    relation = None if single else ("left of", "above")[int(rng.integers(2))]
+    scene = Scene(names, relation, background, _boxes(world, relation, rng))
+    return dataclasses.replace(scene, caption=describe(scene, rng, p_background))
+
+# %% ../nbs/06_scenes.ipynb #ce62310c
+class SceneDataset(torch.utils.data.Dataset):
+    "Map-style data set of (image, caption): item i is the scene (world, split, seed, i)."
+    def __init__(self,
+                 world: World | str = "full",
+                 split: str = "train",          # "train", "val" or "unseen"
+                 n: int = 1 << 20,              # how many scenes the set has
+                 seed: int = 0,
+                 n_objects: int | None = None,  # 1 or 2; None: as the world mixes them
+                 p_background: float = 0.9):    # how often a caption mentions the background
+        _check_split(split)
+        if n <= 0: raise ValueError(f"a data set needs at least one scene, got n = {n}")
+        self.world, self.split, self.n, self.seed = get_world(world), split, n, seed
+        self.how = dict(n_objects=n_objects, p_background=p_background)
+
+    def __len__(self) -> int: return self.n
+
+    def scene(self, i: int) -> Scene:
+        "The scene behind item i."
+        if not 0 <= i < self.n: raise IndexError(f"scene {i} of {self.n}")
+        return make_scene(self.world, self.split, self.seed, i, **self.how)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, str]:   # image (3, 64, 64) uint8, caption
+        scene = self.scene(i)
+        return torch.from_numpy(render(scene)).permute(2, 0, 1), scene.caption
+
+# %% ../nbs/06_scenes.ipynb #41c4dd1e
+def write_shards(
+    dataset: SceneDataset,
+    folder: str | Path,       # made here; what is in it already raises FileExistsError
+    per_shard: int = 1000,    # scenes a file
+) -> list[Path]:              # 00000.tar, 00001.tar, ...
+    "Write `key.png` and `key.txt` of every scene as webdataset shards, whole or not at all."
+    if per_shard <= 0: raise ValueError(f"a shard needs at least one scene, got {per_shard}")
+    folder = Path(folder).absolute()
+    if folder.is_file() or folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is there already and not empty")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    unfinished.mkdir()
+    try:
+        for start in range(0, len(dataset), per_shard):
+            path = unfinished / f"{start // per_shard:05d}.tar"
+            with wds.TarWriter(str(path), mtime=0) as shard:   # no clock in the file
+                for i in range(start, min(start + per_shard, len(dataset))):
+                    image, caption = dataset[i]
+                    pixels = image.permute(1, 2, 0).numpy()    # (64, 64, 3)
+                    shard.write({"__key__": f"{i:09d}", "png": pixels, "txt": caption})
+        os.replace(unfinished, folder)   # an empty folder may be there
+    finally: shutil.rmtree(unfinished, ignore_errors=True)
+    return sorted(folder.glob("*.tar"))
+
+# %% ../nbs/06_scenes.ipynb #ba91c629
+def _background(image: Tensor) -> Tensor:   # (3, 64, 64) in [0, 1] -> (3,)
+    "The median colour of the outermost two pixels."
+    edge = torch.ones(SIDE, SIDE, dtype=torch.bool)
+    edge[2:-2, 2:-2] = False
+    return image[:, edge].median(1).values
+
+def _nearest_colour(colour: Tensor) -> str:
+    "The background whose colour is nearest."
+    known = torch.tensor(list(BACKGROUNDS.values())) / 255
+    return list(BACKGROUNDS)[(known - colour).square().sum(1).argmin()]
+
+# %% ../nbs/06_scenes.ipynb #62336082
+def _templates(world: World) -> Tensor:   # (S, O, 4, 32, 32): alpha * colour, alpha; corner at 0
+    "All objects at all sizes, at half resolution."
+    sizes, cells = sorted({*world.pair_sizes, *world.single_sizes}), SIDE // 2
+    stack = torch.zeros(len(sizes), len(world.objects), 4, cells, cells)
+    for (i, size), (j, name) in itertools.product(enumerate(sizes), enumerate(world.objects)):
+        small = F.avg_pool2d(torch.from_numpy(sprite(name, size)).permute(2, 0, 1)[None], 2)[0]
+        stack[i, j, :, :small.shape[1], :small.shape[2]] = small
+    return stack
+
+# %% ../nbs/06_scenes.ipynb #7d0de6d9
+class Templates:
+    "All objects at all sizes of a world, ready to be matched with pictures at every place."
+    def __init__(self, world: World):
+        self.sizes = sorted({*world.pair_sizes, *world.single_sizes})
+        t = _templates(world)                                        # (S, O, 4, h, w), h = w = 32
+        self.shape = t.shape[:2]
+        # Frequencies first, so that all pictures and templates meet in one batched matrix product.
+        spectra = torch.fft.rfft2(t).conj().flatten(0, 1).flatten(2)
+        self.spectra = spectra.permute(2, 0, 1).contiguous()
+        colour, alpha = t[:, :, :3], t[:, :, 3]
+        self.energy = (colour.square().sum((2, 3, 4)), (colour * alpha[:, :, None]).sum((3, 4)),
+                       alpha.square().sum((2, 3)))                   # (S, O), (S, O, 3), (S, O)
+
+    def gains(self,
+              pictures: Tensor,      # (B, 3, 32, 32), half resolution
+              backgrounds: Tensor,   # (B, 3)
+    ) -> Tensor:                     # (B, S, O, 32, 32)
+        "Error each object removes per place, `2 <w, t> - |t|^2`; w = x - b, t = alpha (f - b)."
+        w = pictures - backgrounds[:, :, None, None]
+        w4 = torch.cat([w, -(w * backgrounds[:, :, None, None]).sum(1, keepdim=True)], 1)
+        f = torch.fft.rfft2(w4).flatten(2).permute(2, 1, 0)                          # (freq, 4, B)
+        products = torch.bmm(self.spectra, f).permute(2, 1, 0).unflatten(2, (w.shape[2], -1))
+        products = torch.fft.irfft2(products, s=w.shape[2:])     # <w, t> at every shift
+        products = products.view(len(w), *self.shape, *w.shape[2:])
+        cc, ca, aa = self.energy
+        b2 = backgrounds.square().sum(1)[:, None, None]
+        norms = cc - 2 * torch.einsum("soc,bc->bso", ca, backgrounds) + b2 * aa      # |t|^2
+        return 2 * products - norms[..., None, None]
+
+# %% ../nbs/06_scenes.ipynb #63650dee
 def _slot_mask(world: World, slot: str, slack: int) -> Tensor:   # (S, 1, 32, 32): 0 or -inf
     "Where the top-left corner of an object may be at half resolution, for each size in turn."
     sizes, cells = sorted({*world.pair_sizes, *world.single_sizes}), SIDE // 2
@@ -435,34 +516,44 @@ def _slot_mask(world: World, slot: str, slack: int) -> Tensor:   # (S, 1, 32, 32
         mask[i, 0, y0:y1, x0:x1] = 0
     return mask
 
-def _templates(world: World) -> Tensor:   # (S, O, 4, 32, 32): alpha * colour, alpha; corner at 0
-    "All objects at all sizes, at half resolution."
-    sizes, cells = sorted({*world.pair_sizes, *world.single_sizes}), SIDE // 2
-    stack = torch.zeros(len(sizes), len(world.objects), 4, cells, cells)
-    for (i, size), (j, name) in itertools.product(enumerate(sizes), enumerate(world.objects)):
-        small = F.avg_pool2d(torch.from_numpy(sprite(name, size)).permute(2, 0, 1)[None], 2)[0]
-        stack[i, j, :, :small.shape[1], :small.shape[2]] = small
-    return stack
+# %% ../nbs/06_scenes.ipynb #923a5504
+def _refine(w: Tensor, background: Tensor, name: str, sizes: list[int], at: int,
+            reach: int) -> float:
+    "The gain of an object at full resolution, the best over small shifts and the next sizes."
+    cells = SIDE // 2
+    s, y, x = at // cells**2, at // cells % cells * 2, at % cells * 2
+    gains = []
+    for size in sizes[max(0, s - 1):s + 2]:
+        t = torch.from_numpy(sprite(name, size)).permute(2, 0, 1)
+        t = t[:3] - t[3:] * background[:, None, None]                            # alpha (f - b)
+        window = F.pad(w, (reach, reach + 2) * 2)
+        window = window[:, y:y + size + 2 * reach, x:x + size + 2 * reach]
+        if min(window.shape[1:]) < size: continue
+        gains.append(2 * F.conv2d(window[None], t[None]).max() - t.square().sum())
+    return max(gains).item()
 
-# %% ../nbs/06_scenes.ipynb #2b06d651
+# %% ../nbs/06_scenes.ipynb #3cc15465
 SLOTS = ("single", "left", "right", "above", "below")
 # Relation -> slots of its objects.
 LAYOUTS = {None: ("single",), "left of": ("left", "right"), "above": ("above", "below")}
 
+@dataclass(frozen=True)
+class Reading:
+    "What the judge saw."
+    objects: tuple[str, ...]      # in the order of the relation
+    relation: str | None          # "left of" or "above"; None for one object
+    background: str
+    fit: float                    # share of the foreground's energy explained, at most 1
+
+# %% ../nbs/06_scenes.ipynb #5eb3063d
 class Judge:
     "Read pictures: match every object, at every size and place, against what is painted."
     def __init__(self,
                  world: World | str = "full",
-                 slack: int = 3):      # how far from its places an object is looked for, px
+                 slack: int = 3,       # how far from its places an object is looked for, px
+                 reach: int = 2):      # how far a match at half resolution is moved at full, px
         self.world = get_world(world)
-        self.sizes = sorted({*self.world.pair_sizes, *self.world.single_sizes})
-        t = _templates(self.world)                                   # (S, O, 4, h, w), h = w = 32
-        # Frequencies first, so that all pictures and templates meet in one batched matrix product.
-        spectra = torch.fft.rfft2(t).conj().flatten(0, 1).flatten(2)
-        self.spectra = spectra.permute(2, 0, 1).contiguous()
-        colour, alpha = t[:, :, :3], t[:, :, 3]
-        self.energy = (colour.square().sum((2, 3, 4)), (colour * alpha[:, :, None]).sum((3, 4)),
-                       alpha.square().sum((2, 3)))                   # (S, O), (S, O, 3), (S, O)
+        self.templates, self.reach = Templates(self.world), reach
         self.masks = [_slot_mask(self.world, slot, slack) for slot in SLOTS]
 
     @torch.no_grad()
@@ -473,72 +564,40 @@ class Judge:
         "Say for each picture which objects, relation and background it shows."
         if images.ndim != 4 or images.shape[1:] != (3, SIDE, SIDE):
             raise ValueError(f"images must be (B, 3, {SIDE}, {SIDE}), got {tuple(images.shape)}")
-        x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        x = images.cpu().float() / (255 if images.dtype == torch.uint8 else 1)
         return [r for part in x.split(batch) for r in self._read(part)]
 
     def _read(self, images: Tensor) -> list[Reading]:
         backgrounds = torch.stack([_background(image) for image in images])          # (B, 3)
-        gains = self.gains(F.avg_pool2d(images, 2), backgrounds)  # (B, S, O, h, w)
+        gains = self.templates.gains(F.avg_pool2d(images, 2), backgrounds)  # (B, S, O, h, w)
         best = [(gains + mask).permute(0, 2, 1, 3, 4).flatten(2).max(2) for mask in self.masks]
         return [self._explain(image - b[:, None, None], b, [(v[i], at[i]) for v, at in best])
                 for i, (image, b) in enumerate(zip(images, backgrounds))]
 
-    def gains(self,
-              pictures: Tensor,      # (B, 3, 32, 32), half resolution
-              backgrounds: Tensor,   # (B, 3)
-    ) -> Tensor:                     # (B, S, O, 32, 32)
-        "Error each object removes per place, `2 <w, t> - |t|^2`; w = x - b, t = alpha (c - b)."
-        w = pictures - backgrounds[:, :, None, None]
-        w4 = torch.cat([w, -(w * backgrounds[:, :, None, None]).sum(1, keepdim=True)], 1)
-        f = torch.fft.rfft2(w4).flatten(2).permute(2, 1, 0)                          # (freq, 4, B)
-        shape = (len(w), len(self.sizes), len(self.world.objects), *w.shape[2:])
-        products = torch.bmm(self.spectra, f).permute(2, 1, 0).unflatten(2, (w.shape[2], -1))
-        products = torch.fft.irfft2(products, s=w.shape[2:]).view(shape)  # <w, t> at every shift
-        cc, ca, aa = self.energy
-        b2 = backgrounds.square().sum(1)[:, None, None]
-        norms = cc - 2 * torch.einsum("soc,bc->bso", ca, backgrounds) + b2 * aa      # |t|^2
-        return 2 * products - norms[..., None, None]
-
     def _explain(self, w: Tensor, background: Tensor, best: list[tuple[Tensor, Tensor]]) -> Reading:
         "Refine the top three half-resolution matches per slot and take the best layout."
-        found = {}
+        found, names, sizes = {}, self.world.objects, self.templates.sizes
         for slot, (value, at) in zip(SLOTS, best):
-            tops = value.topk(3).indices.tolist()
-            found[slot] = max((self._refine(w, background, o, at[o].item()), o) for o in tops)
+            found[slot] = max((_refine(w, background, names[o], sizes, at[o].item(), self.reach), o)
+                              for o in value.topk(3).indices.tolist())
         score = {relation: sum(found[s][0] for s in slots) for relation, slots in LAYOUTS.items()}
         relation = max(score, key=score.get)
-        objects = tuple(self.world.objects[found[s][1]] for s in LAYOUTS[relation])
+        objects = tuple(names[found[s][1]] for s in LAYOUTS[relation])
         fit = score[relation] / max(w.square().sum().item(), 1e-9)
         return Reading(objects, relation, _nearest_colour(background), fit)
 
-    def _refine(self, w: Tensor, background: Tensor, o: int, at: int) -> float:
-        "The gain of an object at full resolution, the best over small shifts and the next sizes."
-        cells = SIDE // 2
-        s, y, x = at // cells**2, at // cells % cells * 2, at % cells * 2
-        gains = []
-        for size in self.sizes[max(0, s - 1):s + 2]:
-            t = torch.from_numpy(sprite(self.world.objects[o], size)).permute(2, 0, 1)
-            t = t[:3] - t[3:] * background[:, None, None]                            # alpha (c - b)
-            window = F.pad(w, (2, 4, 2, 4))[:, y:y + size + 4, x:x + size + 4]
-            if min(window.shape[1:]) < size: continue
-            gains.append(2 * F.conv2d(window[None], t[None]).max() - t.square().sum())
-        return max(gains).item()
-
-# %% ../nbs/06_scenes.ipynb #ab3af7f0
-def _background(image: Tensor) -> Tensor:   # (3, 64, 64) in [0, 1] -> (3,)
-    "The median colour of the outermost two pixels."
-    edge = torch.ones(SIDE, SIDE, dtype=torch.bool)
-    edge[2:-2, 2:-2] = False
-    return image[:, edge].median(1).values
-
-def _nearest_colour(colour: Tensor) -> str:
-    "The background whose colour is nearest."
-    known = torch.tensor(list(BACKGROUNDS.values())) / 255
-    return list(BACKGROUNDS)[(known - colour).square().sum(1).argmin()]
-
-# %% ../nbs/06_scenes.ipynb #f15b013d
-def wanted_of(
-    scene: Scene,
-) -> Wanted:
-    "What a caption of this scene would ask for, said in full."
-    return Wanted(scene.objects, scene.relation, scene.background)
+# %% ../nbs/06_scenes.ipynb #5703e8f6
+def agreement(
+    wanted: Wanted,
+    reading: Reading,
+    least_fit: float = 0.5,   # an object that explains less does not count as seen
+) -> dict[str, bool]:         # "objects", "relation", "background" and "all"
+    "Compare what was asked for with what was seen; what the prompt leaves open counts as right."
+    objects = sorted(wanted.objects) == sorted(reading.objects) and reading.fit >= least_fit
+    if wanted.relation is None or len(wanted.objects) == 1:
+        relation = len(reading.objects) == len(wanted.objects)
+    elif wanted.relation == "beside": relation = reading.relation == "left of"
+    else: relation = reading.relation == wanted.relation and wanted.objects == reading.objects
+    background = wanted.background in (None, reading.background)
+    return {"objects": objects, "relation": relation, "background": background,
+            "all": objects and relation and background}
