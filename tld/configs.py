@@ -19,7 +19,7 @@ import torch
 # %% ../nbs/configs.ipynb #f74437e6
 @dataclass
 class DenoiserConfig:
-    "Size and switches of the denoiser; presets: `tiny()`, `published_101m()`."
+    "Size and switches of the denoiser; presets: `tiny()`, `scenes()`, `published_101m()`."
     image_size: int | tuple[int, int] = 16  # latent side (H = W), or (H, W), in latent pixels
     noise_embed_dims: int = 256             # sinusoidal features of the noise level, even
     patch_size: int = 2                     # p: latent pixels per token side
@@ -39,6 +39,12 @@ class DenoiserConfig:
         "A model small enough for tests."
         return cls(**{**dict(image_size=8, noise_embed_dims=32, embed_dim=64, n_layers=1,
                              text_emb_size=16, n_channels=4, mlp_multiplier=2), **changes})
+
+    @classmethod
+    def scenes(cls, **changes):
+        "For the scenes: the shipped autoencoder's latents, the shipped text encoder's embedding."
+        return cls(**{**dict(image_size=16, n_channels=8, text_emb_size=128, embed_dim=128,
+                             n_layers=4, adaln=True), **changes})
 
     @classmethod
     def published_101m(cls):
@@ -129,6 +135,7 @@ class TrainConfig:
     grad_clip: float = 1.0                 # largest gradient norm; 0: off
     warmup_steps: int = 1000
     lr_schedule: str = "constant"          # after warm-up: "constant", "linear" (to 0), "cosine"
+    decay_steps: int | None = None         # length of the fall at the end; None: all of the run
     seed: int = 0
     save_and_eval_every_iters: int = 1000  # steps between checkpoints and sample grids
     run_dir: str = "runs/denoiser"         # checkpoints, samples and the log are written here
@@ -138,6 +145,13 @@ class TrainConfig:
     save_model: bool = True
     use_wandb: bool = False                # track with Weights & Biases beside the JSONL log
     progress: bool = True                  # show a progress bar
+
+    @classmethod
+    def scenes(cls, **changes):
+        "What won on scenes: much noise, Muon, the learning rate falling to zero over the run."
+        return cls(**{**dict(batch_size=64, lr=1e-3, optimizer="muon", lr_schedule="linear",
+                             warmup_steps=50, noise_distribution="logit_normal", logit_loc=1.2,
+                             logit_scale=1.4, alpha=0.995, cond_drop_prob=0.1), **changes})
 
 # %% ../nbs/configs.ipynb #ed7a46ee
 @dataclass
