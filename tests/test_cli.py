@@ -1,10 +1,11 @@
 "The `tld` command, run as a user runs it: in a process of its own, in an empty folder."
+import json
 import os
 import subprocess
 import sys
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from conftest import ROOT, needs_weights
 
@@ -15,6 +16,17 @@ def tld(folder, *args, offline=()):
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     return subprocess.run([sys.executable, "-c", "from tld.cli import main; main()", *args],
                           cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+
+
+def python(folder, code):
+    "Run some code in a process of its own."
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
+
+
+def rms(a, b):
+    "Root mean square difference of two pictures, in grey levels."
+    return ImageStat.Stat(ImageChops.difference(a.convert("RGB"), b.convert("RGB"))).rms[0]
 
 
 def test_help_names_every_command(tmp_path):
@@ -31,8 +43,12 @@ def test_help_names_every_command(tmp_path):
     (["generate", "cat", "-n", "0"], "at least 1"),
     (["generate", "cat", "--steps", "-3"], "at least 1"),
     (["generate", "cat", "-o", "nowhere/a.png"], "no folder"),
+    (["generate", "cat", "-o", "a.jpg"], "give a .png"),
     (["generate", "cat", "--sampler", "euler"], "unknown sampler"),
-    (["generate"], "required"),
+    (["generate", "cat", "--strength", "0.5"], "needs --image"),
+    (["generate", "-f", "nowhere.txt"], "nowhere.txt"),
+    (["generate"], "no prompt"),
+    (["demo", "-o", "here"], "give a .png"),
     (["train", "nowhere.json"], "nowhere.json"),
     (["paint", "cat"], "invalid choice"),
 ])
@@ -49,6 +65,48 @@ def test_a_training_file_with_a_typing_error_names_the_nearest_field(tmp_path):
     done = tld(tmp_path, "train", "run.json")
     assert done.returncode == 2
     assert "run.json" in done.stderr and "data_config" in done.stderr
+
+
+def test_the_pipeline_imports_nothing_heavy(tmp_path):
+    "diffusers, transformers and clip take seconds to import; they wait until they are needed."
+    heavy = ("diffusers", "transformers", "clip", "accelerate", "torchvision", "torch._dynamo",
+             "matplotlib", "tld.autoencoder", "tld.text")
+    done = python(tmp_path, f"import sys, tld.diffusion, tld.cli\n"
+                            f"print([m for m in {heavy} if m in sys.modules])")
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_help_does_not_even_import_torch(tmp_path):
+    done = python(tmp_path, "import sys, tld.cli\ntld.cli.make_parser().format_help()\n"
+                            "print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])")
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_info_names_versions_and_weights(tmp_path):
+    done = tld(tmp_path, "info")
+    assert done.returncode == 0, done.stderr
+    for word in ("tld ", "torch ", "device: CPU", "autoencoder: ", "denoiser"):
+        assert word in done.stdout
+
+
+@needs_weights
+def test_prompts_from_a_file_become_a_folder_of_pictures(tmp_path, offline):
+    (tmp_path / "prompts.txt").write_text("# animals\na fox\n\na cat above a dog\n")
+    done = tld(tmp_path, "generate", "-f", "prompts.txt", "-n", "2", "--seed", "5", "--steps", "2",
+               "-o", "drawn", offline=offline.items())
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert names == ["001_a-fox_5.png", "002_a-fox_6.png", "003_a-cat-above-a-dog_7.png",
+                     "004_a-cat-above-a-dog_8.png"]
+    third = Image.open(tmp_path / "drawn" / names[2])
+    assert third.text["prompt"] == "a cat above a dog" and third.text["seed"] == "7"
+    assert json.loads(third.text["settings"])["n_iter"] == 2
+
+    again = tld(tmp_path, "generate", "a cat", "--image", "drawn/" + names[2], "--strength", "0",
+                "-o", "again", "--negative", "a dog")
+    assert again.returncode == 0, again.stderr
+    kept = Image.open(next((tmp_path / "again").iterdir()))
+    assert rms(kept, third) < 16  # of 255: the autoencoder's round trip
 
 
 @needs_weights
