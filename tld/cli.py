@@ -204,7 +204,7 @@ def add_drawing_options(
     p.add_argument("-n", type=int, default=1, help="pictures of each prompt")
     p.add_argument("--seed", type=int, default=10)
     p.add_argument("--steps", type=int, default=15)
-    p.add_argument("--guidance", type=float, default=3.0)
+    p.add_argument("--guidance", type=float, default=2.0)
     p.add_argument("--sampler", default="dpmpp_2m", help="dpmpp_2m, ddim, heun, ancestral ...")
     p.add_argument("--grid", default="power", help="power, log_snr or karras")
     p.add_argument("--negative", help="what not to draw")

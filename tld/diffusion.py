@@ -176,7 +176,7 @@ class DiffusionGenerator(LatentModel):
         labels: Tensor,                # text, (B, E) or (B, L, E); one row or one for each picture
         n_iter: int = 15,              # steps
         num_imgs: int | None = None,   # pictures; None: as many as labels
-        class_guidance: float = 3.0,   # w: 0 ignores the text, 1 is off
+        class_guidance: float = 2.0,   # w: 0 ignores the text, 1 is off
         seed: int | Sequence[int] = 10, # picture i starts from seed + i, or from seed[i]
         scale_factor: float | None = None, # latents times this are decoded; None: the stored scale
         img_size: int | None = None,   # latent side; None or the model's
@@ -454,7 +454,7 @@ class DiffusionTransformer(PromptModel):
     def generate_images(
         self,
         prompt: str | Sequence[str] | None,   # one or several; None: nothing is said
-        class_guidance: float = 3.0,
+        class_guidance: float = 2.0,
         seed: int | Sequence[int] = 10,       # of the first picture, or one for each
         num_imgs: int = 1,                    # pictures of each prompt
         img_size: int | None = None,
@@ -493,7 +493,7 @@ class DiffusionTransformer(PromptModel):
     def generate_image_from_text(
         self,
         prompt: str | Sequence[str],
-        class_guidance: float = 3.0,
+        class_guidance: float = 2.0,
         seed: int | Sequence[int] = 10,
         num_imgs: int = 1,
         img_size: int | None = None,
