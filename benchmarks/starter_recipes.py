@@ -31,7 +31,7 @@ RESULT = Path(__file__).with_suffix(".json")
 STEPS = 150
 # What is changed.
 RECIPES: dict[str, dict] = {
-    "the recipe": {},
+    "the starting point": {},
     "noise Beta(1, 2.5)": dict(noise_distribution="beta"),
     "noise uniform": dict(noise_distribution="uniform"),
     "noise logit-normal(0, 1)": dict(logit_loc=0.0, logit_scale=1.0),
@@ -48,6 +48,7 @@ RECIPES: dict[str, dict] = {
     "text as tokens, too": dict(n_text_tokens=32),
     "256 wide, 4 layers": dict(embed_dim=256),
     "64 wide, 8 layers": dict(embed_dim=64, n_layers=8),
+    "batch 32, the rate falling late": dict(batch_size=32, decay_steps=120),
 }
 
 

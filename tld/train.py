@@ -378,8 +378,8 @@ def train_shipped(
     main(config)
     model, _ = load_denoiser(out_dir)
     judge = Judge("full")
-    measure = lambda prompts: prompt_accuracy(model, vae, encoder, prompts, judge, guidance=guidance)
-    parts = {name: measure(prompts) for name, prompts in held_out_prompts(n_prompts).items()}
+    parts = {name: prompt_accuracy(model, vae, encoder, prompts, judge, guidance=guidance)
+             for name, prompts in held_out_prompts(n_prompts).items()}
     about = {"accuracy": {name: share["all"] for name, share in parts.items()},
              "accuracy_parts": parts, "n_prompts": n_prompts, "guidance": guidance,
              "n_scenes": n_scenes, "train_config": config_to_dict(config.train_config)}
