@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from _results import store
 from tqdm.auto import tqdm
 
 from tld.autoencoder import decode_latents, encode_images, load_autoencoder, psnr
@@ -72,9 +73,7 @@ def main() -> None:
         print(f"{split}: " + ", ".join(f"{part} {v:.0f} pictures/s" for part, v in speed.items())
               + f" on {torch.get_num_threads()} threads")
     if n == STORED:
-        lines = [f' "{split}": {json.dumps(result)}' for split, result in results.items()]
-        RESULT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        print(f"wrote {RESULT}")
+        store(RESULT, results)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from _results import store
 from diffusers import AutoencoderKL
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -193,9 +194,7 @@ def main() -> None:
             results[f"101M on {device}"] = published(device, args.n, args.steps, args.fast)
     if (args.n, args.steps) == STORED and not args.fast:
         kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-        lines = [f' "{k}": {json.dumps(v)}' for k, v in {**kept, **results}.items()]
-        RESULT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        print(f"wrote {RESULT}")
+        store(RESULT, {**kept, **results})
 
 
 if __name__ == "__main__":

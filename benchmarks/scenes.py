@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _results import store
 from tqdm.auto import tqdm
 
 from tld.scenes import (
@@ -122,9 +123,7 @@ def main() -> None:
     for world, result in results.items():
         print(f"{world}: {json.dumps(result)}")
     if n == STORED:
-        lines = [f' "{world}": {json.dumps(result)}' for world, result in results.items()]
-        RESULT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        print(f"wrote {RESULT}")
+        store(RESULT, results)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _results import store
 from torch.utils.flop_counter import FlopCounterMode
 
 from tld.autoencoder import load_autoencoder
@@ -102,8 +103,7 @@ def main() -> None:
             print(name, json.dumps(done[name]), flush=True)
             if steps != STEPS:
                 continue
-            lines = [f' "{name}": {json.dumps(result)}' for name, result in done.items()]
-            RESULT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+            store(RESULT, done)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _results import store
 from tqdm.auto import tqdm
 
 from tld import scenes
@@ -75,9 +76,7 @@ def main() -> None:
     for name, result in results.items():
         print(f"{name}: {json.dumps(result)}")
     if n == STORED:
-        lines = [f' "{name}": {json.dumps(result)}' for name, result in results.items()]
-        RESULT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        print(f"wrote {RESULT}")
+        store(RESULT, results)
 
 
 if __name__ == "__main__":
