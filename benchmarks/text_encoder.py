@@ -10,30 +10,20 @@ question is asked by another caption of the scene and by its picture. `all` coun
 right caption beats all three. `same_scene_cosine` is the mean between two captions of one scene.
 """
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from _results import store
 from tqdm.auto import tqdm
 
 from tld import scenes
-from tld.text import SHIPPED, clear_caption, load_text_encoder, negative_scenes
+from tld.text import SHIPPED, load_text_encoder, pick_captions
 
 RESULT = Path(__file__).with_suffix(".json")
 STORED = 2000  # scenes of each split in the stored result
 BATCH = 100
-
-
-def variants(scene: scenes.Scene, rng: np.random.Generator) -> dict[str, scenes.Scene]:
-    "The scene with one thing changed, by the name of the change."
-    turned = "above" if scene.relation == "left of" else "left of"
-    return {"swapped": dataclasses.replace(scene, objects=scene.objects[::-1]),
-            "relation": dataclasses.replace(scene, relation=turned),
-            "background": negative_scenes(scene, "full", rng)[1]}
 
 
 def measure(split: str, n: int) -> dict:
@@ -41,28 +31,17 @@ def measure(split: str, n: int) -> dict:
     encoder, rng = load_text_encoder(), np.random.default_rng(0)
     drawn = (scenes.make_scene("full", split, 0, i) for i in range(10 * n))
     pairs = [s for s, _ in zip((s for s in drawn if s.relation), range(n))]
-    won: dict = {"caption": [], "picture": []}
-    alike = []
-
-    def encode(batch):
-        return F.normalize(encoder([clear_caption(s, rng) for s in batch]), dim=-1)
-
+    alike: list[float] = []
+    won: dict[str, list[torch.Tensor]] = {"caption": [], "picture": []}
     for start in tqdm(range(0, n, BATCH), desc=split):
-        batch = pairs[start:start + BATCH]
-        images = torch.from_numpy(np.stack([scenes.render(s) for s in batch])).permute(0, 3, 1, 2)
-        seen = encoder.encode_images(images.float() / 127.5 - 1)
-        asked = {"caption": encode(batch), "picture": F.normalize(seen, dim=-1)}
-        right = encode(batch)
-        others = [variants(s, rng) for s in batch]
-        wrong = {kind: encode([o[kind] for o in others]) for kind in others[0]}
-        alike += (asked["caption"] * right).sum(1).tolist()
-        for who, q in asked.items():
-            won[who].append(torch.stack([(q * right).sum(1) > (q * w).sum(1)
-                                         for w in wrong.values()], 1))
+        batch, cosines = pick_captions(encoder, pairs[start:start + BATCH], rng)
+        alike += cosines.tolist()
+        for who, kinds in batch.items():
+            won[who].append(torch.stack(list(kinds.values()), 1))
     result: dict = {"scenes": n, "same_scene_cosine": round(float(np.mean(alike)), 4)}
     for who, parts in won.items():
         ok = torch.cat(parts)
-        counts = dict(zip(wrong, ok.sum(0).tolist()))
+        counts = dict(zip(batch[who], ok.sum(0).tolist()))
         result[who] = {**counts, "all": int(ok.all(1).sum())}
     return result
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'used_tokens', 'TextEncoderConfig', 'make_clip', 'token_states', 'clear_caption', 'loose_caption',
-           'negative_scenes', 'contrastive_loss', 'Probes', 'caption_labels', 'draw_scenes', 'text_loss', 'image_loss',
-           'train_text_encoder', 'save_text_encoder', 'TextEncoder', 'load_text_encoder']
+           'negative_scenes', 'contrastive_loss', 'Probes', 'caption_labels', 'draw_scenes', 'text_loss',
+           'scene_images', 'image_loss', 'train_text_encoder', 'save_text_encoder', 'TextEncoder', 'load_text_encoder',
+           'changed_scenes', 'pick_captions']
 
 # %% ../nbs/08_text_encoder.ipynb #607f6227
 import dataclasses
@@ -216,6 +217,14 @@ def text_loss(
     return loss + cfg.probe_weight * probes.loss(e, caption_labels(captions))
 
 # %% ../nbs/08_text_encoder.ipynb #d3ec2a22
+def scene_images(
+    batch: list[scenes.Scene],
+) -> Tensor:                      # (B, 3, H, W) in [-1, 1]
+    "Paint scenes as the image tower takes them."
+    images = np.stack([scenes.render(s) for s in batch])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+# %% ../nbs/08_text_encoder.ipynb #56705b1c
 def image_loss(
     encode_text,                  # captions -> (B, E); locked
     encode_image,                 # (B, 3, H, W) in [-1, 1] -> (B, E)
@@ -228,8 +237,7 @@ def image_loss(
     batch, negatives, rng = draw_scenes(cfg, step)
     said = [*batch, *(sum(negatives, []) if cfg.hard_negatives else ())]
     captions, n = [clear_caption(s, rng) for s in said], len(batch)
-    images = np.stack([scenes.render(s) for s in batch])
-    e = encode_image(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    e = encode_image(scene_images(batch))
     with torch.no_grad(): text = encode_text(captions)
     loss = contrastive_loss(e, text[:n], logit_scale, text[n:])
     return loss + cfg.probe_weight * probes.loss(e, caption_labels(captions[:n]))
@@ -291,7 +299,7 @@ def train_text_encoder(
         image = step >= cfg.n_text_steps
         n, done = (cfg.n_image_steps, cfg.n_text_steps) if image else (cfg.n_text_steps, 0)
         optimizer, loss = run.optimizers[image], run.loss(image)
-        optimizer.zero_grad()
+        run.parts.zero_grad()   # the probes collect gradients while they are locked, too
         loss.backward()
         optimizer.set_lr(lr_factor(step - done, n, cfg.warmup_steps, int(cfg.decay * n)))
         optimizer.step()
@@ -397,3 +405,30 @@ def load_text_encoder(
     scale = json.loads(about.read_text())["scale"] if about.exists() else 1.0
     model = build_model(torch.load(path, map_location="cpu", weights_only=True))
     return TextEncoder(model.float().to(device, dtype), scale).eval()
+
+# %% ../nbs/08_text_encoder.ipynb #0bde52ef
+def changed_scenes(
+    scene: scenes.Scene,            # of two objects
+    rng: np.random.Generator,
+) -> dict[str, scenes.Scene]:       # "swapped", "relation", "background"
+    "Change one thing of a scene, by the name of the change."
+    turned = "above" if scene.relation == "left of" else "left of"
+    return {"swapped": dataclasses.replace(scene, objects=scene.objects[::-1]),
+            "relation": dataclasses.replace(scene, relation=turned),
+            "background": negative_scenes(scene, "full", rng)[1]}
+
+# %% ../nbs/08_text_encoder.ipynb #955ed29d
+def pick_captions(
+    encoder: TextEncoder,
+    batch: list[scenes.Scene],      # of two objects each
+    rng: np.random.Generator,
+) -> tuple[dict[str, dict[str, Tensor]], Tensor]:
+    "Whether (B,) the right caption beats each changed one, by who asks; cosine of two right ones."
+    def encode(batch): return F.normalize(encoder([clear_caption(s, rng) for s in batch]), dim=-1)
+    seen = F.normalize(encoder.encode_images(scene_images(batch)), dim=-1)
+    asked, right = {"caption": encode(batch), "picture": seen}, encode(batch)
+    others = [changed_scenes(s, rng) for s in batch]
+    wrong = {kind: encode([o[kind] for o in others]) for kind in others[0]}
+    won = {who: {kind: (q * right).sum(1) > (q * w).sum(1) for kind, w in wrong.items()}
+           for who, q in asked.items()}
+    return won, (asked["caption"] * right).sum(1)
