@@ -191,8 +191,8 @@ def train_text_encoder_command(args: argparse.Namespace):
 
 def train_shipped_command(args: argparse.Namespace):
     "Train the shipped denoiser; a killed run goes on."
-    from tld.train import train_shipped
-    print(f"wrote {train_shipped(args.out)}")
+    from tld.train import shipped_config, train_shipped
+    print(f"wrote {train_shipped(shipped_config(args.out))}")
 
 # %% ../nbs/cli.ipynb #abbd678c
 def add_drawing_options(

@@ -363,24 +363,23 @@ def held_out_prompts(
 
 # %% ../nbs/10_training.ipynb #ccd92f5c
 def train_shipped(
-    out_dir: str | Path = "runs/shipped",
-    config: ModelConfig | None = None,     # None: `shipped_config`
+    config: ModelConfig,                   # such as `shipped_config`; data lie in its run folder
     n_scenes: int = 60_000,                # to train on
     n_prompts: int = 1000,                 # of each kind, to measure with
     guidance: float = 2.0,                 # measured with
 ) -> Path:                                 # the weights, float16; beside them what was measured
     "Encode scenes, train, measure, save; goes on where a killed run stopped."
-    config = config or shipped_config(out_dir)
+    run_dir = config.train_config.run_dir
     vae, encoder = load_autoencoder(), load_text_encoder()
     if not Path(config.data_config.text_emb_path).exists():
         scenes = SceneDataset(shipped_world(), "train", n_scenes, seed=11)
-        encode_scenes(out_dir, scenes, vae, encoder)
+        encode_scenes(run_dir, scenes, vae, encoder)
     main(config)
-    model, _ = load_denoiser(out_dir)
+    model, _ = load_denoiser(run_dir)
     judge = Judge("full")
     parts = {name: prompt_accuracy(model, vae, encoder, prompts, judge, guidance=guidance)
              for name, prompts in held_out_prompts(n_prompts).items()}
     about = {"accuracy": {name: share["all"] for name, share in parts.items()},
              "accuracy_parts": parts, "n_prompts": n_prompts, "guidance": guidance,
              "n_scenes": n_scenes, "train_config": config_to_dict(config.train_config)}
-    return save_denoiser(model, config.denoiser_config, out_dir, extra=about, dtype=torch.float16)
+    return save_denoiser(model, config.denoiser_config, run_dir, extra=about, dtype=torch.float16)
