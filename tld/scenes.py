@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['OBJECTS', 'BACKGROUNDS', 'RELATIONS', 'SIDE', 'WORLDS', 'SYNONYMS', 'SPLITS', 'SLOTS', 'LAYOUTS', 'sprite', 'World',
-           'starter', 'full', 'get_world', 'Scene', 'render', 'describe', 'Wanted', 'wanted_of', 'parse_prompt',
-           'unseen_pairs', 'make_scene', 'SceneDataset', 'write_shards', 'Templates', 'Reading', 'Judge', 'agreement']
+           'starter', 'full', 'on_grid', 'get_world', 'Scene', 'render', 'describe', 'Wanted', 'wanted_of',
+           'parse_prompt', 'unseen_pairs', 'make_scene', 'SceneDataset', 'write_shards', 'Templates', 'Reading',
+           'Judge', 'agreement']
 
 # %% ../nbs/06_scenes.ipynb #99573079
 import dataclasses
@@ -137,6 +138,7 @@ class World:
     pair_jitter: int                 # of two: shift across the relation's axis, at most, px
     single_jitter: int               # object on its own: shift from the centre, at most, pixels
     p_single: float = 0.25           # share of scenes with one object
+    grid: int = 1                    # places lie this many pixels apart
 
     def __post_init__(self):
         for name in self.objects: _check_object(name)
@@ -146,6 +148,7 @@ class World:
             raise ValueError(f"of two, an object has up to {SIDE // 2} pixels, alone up to {SIDE}")
         if max(self.pair_sizes) + 2 * self.pair_jitter > SIDE:
             raise ValueError(f"a shift of {self.pair_jitter} pixels leaves the picture")
+        if self.grid < 1: raise ValueError(f"grid must be 1 pixel or more, got {self.grid}")
 
 # %% ../nbs/06_scenes.ipynb #17df7a29
 def starter() -> World:
@@ -158,11 +161,16 @@ def full() -> World:
     "All objects, at varying sizes and places."
     return World("full", tuple(OBJECTS), (24, 26, 28), (34, 38, 42), 4, 6)
 
-WORLDS = {"starter": starter, "full": full}
+def on_grid() -> World:
+    "All objects, each at one size, in places eight pixels apart: what the shipped model draws."
+    # Eight pixels are one token of the denoiser, so a shifted object is the same tokens elsewhere.
+    return World("grid", tuple(OBJECTS), (28,), (38,), 8, 8, grid=8)
+
+WORLDS = {"starter": starter, "full": full, "grid": on_grid}
 
 # %% ../nbs/06_scenes.ipynb #04dcf8b3
 def get_world(
-    name: str | World,   # "starter", "full", or a world already
+    name: str | World,   # "starter", "full", "grid", or a world already
 ) -> World:
     "Look a world up by name; an unknown name lists the known ones (ValueError)."
     if isinstance(name, World): return name
@@ -358,7 +366,8 @@ def _check_split(split: str) -> None:
 def _boxes(world: World, relation: str | None,
            rng: np.random.Generator) -> tuple[tuple[int, int, int], ...]:
     "Draw sizes and places: alone about the centre, or one in each half along the relation's axis."
-    shift = lambda j: int(rng.integers(-j, j + 1)) if j else 0
+    grid = world.grid
+    shift = lambda j: grid * int(rng.integers(-(j // grid), j // grid + 1)) if j else 0
     if relation is None:
         size = int(rng.choice(world.single_sizes))
         start, j = (SIDE - size) // 2, min(world.single_jitter, (SIDE - size) // 2)
@@ -367,7 +376,9 @@ def _boxes(world: World, relation: str | None,
     for half in (0, SIDE // 2):
         size = int(rng.choice(world.pair_sizes))
         room = SIDE // 2 - size
-        along = half + (room // 2 if not world.pair_jitter else int(rng.integers(0, room + 1)))
+        places, spare = divmod(room, grid)                   # whole steps of the grid that fit
+        along = half + (room // 2 if not world.pair_jitter else
+                        spare // 2 + grid * int(rng.integers(0, places + 1)))
         across = (SIDE - size) // 2 + shift(world.pair_jitter)
         boxes.append((along, across, size) if relation == "left of" else (across, along, size))
     return tuple(boxes)
@@ -521,19 +532,23 @@ def _slot_mask(world: World, slot: str, slack: int) -> Tensor:   # (S, 1, 32, 32
 
 # %% ../nbs/06_scenes.ipynb #923a5504
 def _refine(w: Tensor, background: Tensor, name: str, sizes: list[int], at: int,
-            reach: int) -> float:
-    "The gain of an object at full resolution, the best over small shifts and the next sizes."
+            reach: int) -> tuple[float, Tensor]:   # its gain; what it paints, (3, 64, 64)
+    "Match an object at full resolution: the best over small shifts and the next sizes."
     cells = SIDE // 2
     s, y, x = at // cells**2, at // cells % cells * 2, at % cells * 2
-    gains = []
+    window, best = F.pad(w, (reach, reach + 2) * 2), (-torch.inf, torch.zeros_like(w))
     for size in sizes[max(0, s - 1):s + 2]:
         t = torch.from_numpy(sprite(name, size)).permute(2, 0, 1)
         t = t[:3] - t[3:] * background[:, None, None]                            # alpha (f - b)
-        window = F.pad(w, (reach, reach + 2) * 2)
-        window = window[:, y:y + size + 2 * reach, x:x + size + 2 * reach]
-        if min(window.shape[1:]) < size: continue
-        gains.append(2 * F.conv2d(window[None], t[None]).max() - t.square().sum())
-    return max(gains).item()
+        part = window[:, y:y + size + 2 * reach, x:x + size + 2 * reach]
+        if min(part.shape[1:]) < size: continue
+        gains = 2 * F.conv2d(part[None], t[None])[0, 0] - t.square().sum()
+        if (gain := gains.max().item()) <= best[0]: continue
+        dy, dx = divmod(gains.argmax().item(), gains.shape[1])
+        painted = torch.zeros_like(window)
+        painted[:, y + dy:y + dy + size, x + dx:x + dx + size] = t
+        best = gain, painted[:, reach:reach + SIDE, reach:reach + SIDE]
+    return best
 
 # %% ../nbs/06_scenes.ipynb #3cc15465
 SLOTS = ("single", "left", "right", "above", "below")
@@ -549,6 +564,12 @@ class Reading:
     fit: float                    # share of the foreground's energy explained, at most 1
 
 # %% ../nbs/06_scenes.ipynb #5eb3063d
+def _joint_gain(matches: list[tuple]) -> float:   # gain, painted, object of each
+    "The gain of objects together, `sum g - 2 <t1, t2>`: what both explain counts once."
+    overlap = (matches[0][1] * matches[1][1]).sum().item() if len(matches) == 2 else 0.0
+    return sum(match[0] for match in matches) - 2 * overlap
+
+# %% ../nbs/06_scenes.ipynb #63e776bf
 class Judge:
     "Read pictures: match every object, at every size and place, against what is painted."
     def __init__(self,
@@ -581,11 +602,13 @@ class Judge:
         "Refine the top three half-resolution matches per slot and take the best layout."
         found, names, sizes = {}, self.world.objects, self.templates.sizes
         for slot, (value, at) in zip(SLOTS, best):
-            found[slot] = max((_refine(w, background, names[o], sizes, at[o].item(), self.reach), o)
-                              for o in value.topk(3).indices.tolist())
-        score = {relation: sum(found[s][0] for s in slots) for relation, slots in LAYOUTS.items()}
+            matches = [(*_refine(w, background, names[o], sizes, at[o].item(), self.reach), o)
+                       for o in value.topk(3).indices.tolist()]
+            found[slot] = max(matches, key=lambda match: match[0])   # gain, painted, object
+        score = {relation: _joint_gain([found[s] for s in slots])
+                 for relation, slots in LAYOUTS.items()}
         relation = max(score, key=score.get)
-        objects = tuple(names[found[s][1]] for s in LAYOUTS[relation])
+        objects = tuple(names[found[s][2]] for s in LAYOUTS[relation])
         fit = score[relation] / max(w.square().sum().item(), 1e-9)
         return Reading(objects, relation, _nearest_colour(background), fit)
 
