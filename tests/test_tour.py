@@ -100,29 +100,33 @@ def run_all(page, seconds: float):
     raise AssertionError(f"not done: {cells}")
 
 
+def wait_until(page, locator, condition: str):
+    "Wait until a function in JavaScript says true of what a locator finds."
+    page.wait_for_function(condition, arg=locator.element_handle(), timeout=120_000)
+
+
 @needs_weights
 def test_a_new_user_runs_the_tour_and_turns_knobs(page, lab):
     page.goto(f"{lab}/lab/tree/00_tour.ipynb?token=tour")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=120_000)
     page.evaluate(SHOW_PANEL)
-    still = page.locator(".jp-OutputArea-output img[src^='data:image/png']").first
-    still.wait_for()                                   # before anything runs: a picture
+    cell = page.locator(".jp-CodeCell", has_text="panel = widgets.VBox")
+    cell.locator("img[src^='data:image/png']").wait_for()   # before anything runs: a picture
 
     run_all(page, seconds=600)
     page.evaluate(SHOW_PANEL)
-    panel = page.locator(".jp-OutputArea-output .widget-vbox").first
+    panel = cell.locator(".jp-OutputArea-output .widget-vbox").first
     panel.wait_for()
-    message = panel.locator(":scope > .widget-label")
-    picture = panel.locator("img").first
-    assert message.inner_text() == "the judge sees: fox left of cake, blue"
-    assert picture.evaluate("img => img.naturalWidth") == 256
+    message, picture = panel.locator(":scope > .widget-label"), panel.locator("img").first
+    wait_until(page, message, "it => it.innerText === 'the judge sees: fox left of cake, blue'")
+    wait_until(page, picture, "it => it.naturalWidth === 256")
+    assert cell.locator("img[src^='data:image/png']").count() == 0   # the panel took its place
 
     message.evaluate(RECORD)
     before = picture.get_attribute("src")
     seed = panel.locator(".widget-hslider", has_text="seed")
     seed.get_by_role("slider").press("ArrowRight")     # a hand moves a knob
-    page.wait_for_function("() => window.said.some(text => text.startsWith('the judge sees'))",
-                           timeout=60_000)
+    wait_until(page, message, "() => window.said.some(text => text.startsWith('the judge sees'))")
     assert seed.locator(".widget-readout").inner_text() == "2"
     assert picture.get_attribute("src") != before
     said = page.evaluate("window.said")
@@ -130,8 +134,7 @@ def test_a_new_user_runs_the_tour_and_turns_knobs(page, lab):
 
     panel.locator("input[type=text]").fill("a cake left of a fox on a blue background")
     panel.locator("input[type=text]").press("Enter")
-    page.wait_for_function("element => element.innerText.includes('cake left of fox, blue')",
-                           arg=message.element_handle(), timeout=60_000)
+    wait_until(page, message, "it => it.innerText.includes('cake left of fox, blue')")
     for news in page.get_by_role("button", name="No", exact=True).all():
         news.click()
         news.wait_for(state="detached")
