@@ -10,7 +10,7 @@ TEST_ENV := TLD_TINY=1 MPLBACKEND=agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TQDM_DI
 NBDEV_TEST := $(TEST_ENV) $(BIN)/nbdev_test --n_workers 2
 
 .PHONY: help demo test test-slow sync lint test-notebooks test-files export clean links readme \
-        notebooks train-autoencoder train-text-encoder train-shipped bench docs wheel
+        notebooks thumbnails train-autoencoder train-text-encoder train-shipped bench docs wheel
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -80,6 +80,10 @@ readme: .venv/.dev  ## write README.md from nbs/index.ipynb
 
 notebooks: .venv/.dev  ## execute all notebooks in order, in place
 	$(BIN)/python .ci/run_notebooks.py
+	$(BIN)/python .ci/thumbnails.py
+
+thumbnails: .venv/.dev  ## cut the pictures of the map in the README out of the notebooks
+	$(BIN)/python .ci/thumbnails.py
 
 # ---- making the shipped weights, in this order; each goes on where it stopped ----
 

@@ -21,6 +21,7 @@ from nbclient.exceptions import CellExecutionError
 from nbdev.clean import clean_nb
 
 ROOT = Path(__file__).resolve().parents[1]
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def kernel_env() -> dict[str, str]:
@@ -34,12 +35,14 @@ def kernel_env() -> dict[str, str]:
 
 
 def tidy(outputs: list[dict]) -> list[dict]:
-    """Leave out widgets (progress bars, nothing else in this series, which TQDM_DISABLE does not
-    reach) and join neighbouring pieces of one stream: how a print is cut up depends on timing."""
+    """Leave out widgets (progress bars that TQDM_DISABLE does not reach; of a panel with knobs the
+    still picture it brings stays) and join neighbouring pieces of one stream: how a print is cut
+    up depends on timing."""
     tidied = []
     for out in outputs:
         last = tidied[-1] if tidied else {}
-        if "application/vnd.jupyter.widget-view+json" in out.get("data", {}):
+        data = out.get("data", {})
+        if data.pop(WIDGET, None) is not None and "image/png" not in data:
             continue
         if out["output_type"] == "stream" and out["name"] == last.get("name"):
             last["text"] += out["text"]

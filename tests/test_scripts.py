@@ -4,8 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image, ImageChops, ImageStat
 
 import sync
+import thumbnails
 from conftest import ROOT, code, markdown, notebook, save, shown, stream
 from house import read_notebook, settings
 from links import INSTALL, former_names, navigation, relink
@@ -96,6 +98,13 @@ def test_only_neighbouring_pieces_of_one_stream_are_merged():
     bar = shown(**{"application_vnd.jupyter.widget-view+json": {}})
     outputs = [said("a"), bar, said("b"), plot, said("c"), said("d", "stderr"), said("e")]
     assert tidy(outputs) == [said("ab"), plot, said("c"), said("d", "stderr"), said("e")]
+
+
+def test_of_a_panel_its_still_picture_stays():
+    still = shown(image_png="x", text_plain="a panel")
+    panel = shown(**{"application_vnd.jupyter.widget-view+json": {"model_id": "0"}},
+                  image_png="x", text_plain="a panel")
+    assert tidy([panel]) == [still]
 
 
 # ---- links.py ----
@@ -267,3 +276,39 @@ def test_solutions_are_not_exported(repository):
     save(path, [code("#| default_exp solved"), code("#| export\ny = 1")])
     assert sync.check(repository) == []
     assert not (repository / "tld" / "solved.py").exists()
+
+
+# ---- the pictures of the map ----
+
+@pytest.mark.parametrize("name", thumbnails.PICTURES)
+def test_a_picture_of_the_map_is_what_the_chapter_shows(name):
+    cell_id, box = thumbnails.PICTURES[name]
+    now = thumbnails.thumbnail(thumbnails.picture(name, cell_id), box).convert("RGB")
+    kept = Image.open(ROOT / "nbs" / "images" / f"{name}.png").convert("RGB")
+    assert kept.size == now.size, "run `make thumbnails`"
+    off = ImageStat.Stat(ImageChops.difference(now, kept)).mean
+    assert max(off) < 4, "run `make thumbnails`"  # not 0: another Pillow may round otherwise
+
+
+def test_a_thumbnail_is_the_part_asked_for():
+    image = Image.new("RGB", (640, 200), "red")
+    image.paste("blue", (320, 0, 640, 200))
+    left = thumbnails.thumbnail(image, (0, 0, .5, 1)).convert("RGB")
+    assert left.size == (160, 100) and left.getcolors() == [(16000, (255, 0, 0))]
+    lower_right = thumbnails.thumbnail(image, (.5, .5, 1, 1)).convert("RGB")
+    assert lower_right.size == (160, 50) and lower_right.getcolors() == [(8000, (0, 0, 255))]
+
+
+def test_a_picture_that_is_gone_is_named():
+    with pytest.raises(ValueError, match="00_tour: cell nowhere is gone .* PICTURES"):
+        thumbnails.picture("00_tour", "nowhere")
+
+
+def test_the_map_has_a_row_and_a_picture_for_every_chapter():
+    index = "".join("".join(cell["source"])
+                    for cell in read_notebook(ROOT / "nbs" / "index.ipynb")["cells"])
+    for chapter in (ROOT / "nbs").glob("[0-9]*.ipynb"):
+        assert f"]({chapter.name})" in index and f"](images/{chapter.stem}.png)" in index, chapter
+    pictures = list((ROOT / "nbs" / "images").iterdir())
+    assert all(f"](images/{picture.name})" in index for picture in pictures)
+    assert sum(picture.stat().st_size for picture in pictures) < 300_000
