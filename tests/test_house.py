@@ -19,9 +19,10 @@ MODULES = sorted(path.stem for path in (ROOT / "tld").glob("*.py") if path.stem[
 
 # Which modules a module may import. What is not named here stands above all that is, and its
 # modules may import each other in this order.
-BASE = {"configs", "optim"}
+BASE = {"configs", "download", "optim"}
 LOWER = {
     "configs": set(),
+    "download": set(),
     "optim": set(),
     "noise_schedules": BASE,
     "vdm": BASE | {"noise_schedules"},

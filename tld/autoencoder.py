@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .configs import ASSETS
+from .download import hub_folder
 from .optim import MuonAdamW, lr_factor, split_parameters, write_whole
 
 # %% ../nbs/07_autoencoder.ipynb #75504f9c
@@ -118,35 +120,57 @@ def encode_images(
     return (z.float() - _latent_shift(vae)) / latent_scale(vae)
 
 # %% ../nbs/07_autoencoder.ipynb #15cef633
+def _decode(vae: AutoencoderKL, z: Tensor, tile: int | None) -> Tensor:
+    "Decode raw latents, float32; in tiles where they are larger than one."
+    z = z.to(vae.dtype)
+    if tile is None or max(z.shape[2:]) <= tile: x = vae.decode(z).sample
+    else:
+        stretch = 2 ** (len(vae.config.block_out_channels) - 1)
+        before = vae.tile_latent_min_size, vae.tile_sample_min_size
+        vae.tile_latent_min_size, vae.tile_sample_min_size = tile, tile * stretch
+        try: x = vae.tiled_decode(z).sample
+        finally: vae.tile_latent_min_size, vae.tile_sample_min_size = before
+    return F.pixel_shuffle(x, pixel_side(vae)).float()
+
+# %% ../nbs/07_autoencoder.ipynb #4aaf62d7
 @torch.no_grad()
 def decode_latents(
     vae: AutoencoderKL,
-    latents: Tensor,             # (B, C, H/f, W/f), as `encode_images` gives them
-    scale: float | None = None,  # latents are multiplied by this; None: the stored latent scale
-) -> Tensor:                     # (B, 3, H, W) in [-1, 1], float32
+    latents: Tensor,                 # (B, C, H/f, W/f), as `encode_images` gives them
+    scale: float | None = None,      # latents times this are decoded; None: the stored scale
+    batch_size: int | None = None,   # latents decoded at once; None: all
+    tile: int | None = None,         # larger ones are decoded in overlapping tiles of this side
+) -> Tensor:                         # (B, 3, H, W) in [-1, 1], float32
     "Decode, `x = decoder(z latent_scale + shift)`; a wrong shape raises ValueError."
     if latents.ndim != 4 or latents.shape[1] != vae.config.latent_channels:
         raise ValueError(f"latents must be (B, {vae.config.latent_channels}, H, W), "
                          f"got {tuple(latents.shape)}")
     z = latents.float() * (latent_scale(vae) if scale is None else scale) + _latent_shift(vae)
-    return F.pixel_shuffle(vae.decode(z.to(vae.dtype)).sample, pixel_side(vae)).float().clamp(-1, 1)
+    parts = [_decode(vae, part, tile) for part in z.split(batch_size or max(1, len(z)))]
+    return torch.cat(parts).clamp_(-1, 1)
 
-# %% ../nbs/07_autoencoder.ipynb #9afdd046
+# %% ../nbs/07_autoencoder.ipynb #7d60aa2f
 SHIPPED = ASSETS / "autoencoder"   # weights that come with the package
+_FILES = ["config.json", "diffusion_pytorch_model*.safetensors*"]
 
-# %% ../nbs/07_autoencoder.ipynb #31c39b69
+# %% ../nbs/07_autoencoder.ipynb #b61d4c41
 def load_autoencoder(
     name: str | Path = "shipped",        # "shipped", a `save_pretrained` folder, or a hub name
     dtype: torch.dtype = torch.float32,  # of the weights
     device: str | torch.device = "cpu",
 ) -> AutoencoderKL:                      # in evaluation mode, gradients off
     "Load an autoencoder, shipped, local or from the hub; OSError says what was tried."
-    place = SHIPPED if str(name) == "shipped" else name
-    try: vae = AutoencoderKL.from_pretrained(place, torch_dtype=dtype)
-    except (OSError, ValueError) as e:
-        raise OSError(f"no autoencoder at {str(name)!r}: not 'shipped', not a folder written by "
-                      f"save_pretrained, and the hub did not give it. Download it where there is "
-                      f"a network and pass its folder. ({e})") from e
+    place = SHIPPED if str(name) == "shipped" else Path(name).expanduser()
+    try:
+        if not place.is_dir(): place = hub_folder(str(name), _FILES)
+        kind = AutoencoderKL.load_config(place).get("_class_name")
+        if kind != "AutoencoderKL": raise ValueError(f"config.json describes a {kind}")
+        vae, info = AutoencoderKL.from_pretrained(
+            place, torch_dtype=dtype, use_safetensors=True, output_loading_info=True)
+        if info["missing_keys"]: raise ValueError(f"weights are missing: {info['missing_keys'][:3]}")
+    except (OSError, ValueError, SafetensorError) as e:
+        raise OSError(f"no autoencoder at {str(name)!r}: not 'shipped', and no AutoencoderKL in a "
+                      f"folder or on the hub. {e}") from e
     return vae.to(device).eval().requires_grad_(False)
 
 # %% ../nbs/07_autoencoder.ipynb #d5a6a7f8

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['N_ITER', 'GUIDANCE', 'SHIPPED', 'MAX_PROMPT', 'picture_seeds', 'sampling_levels', 'LatentModel', 'run_sampler',
            'check_request', 'start_state', 'DiffusionGenerator', 'ddim_invert', 'to_pil', 'from_pil', 'wrap',
-           'labelled_sheet', 'picture_info', 'save_png', 'check_prompts', 'denoiser_from_file', 'denoiser_from',
-           'check_parts', 'picture_size', 'PromptModel', 'DiffusionTransformer']
+           'labelled_sheet', 'picture_info', 'save_png', 'check_prompts', 'denoiser_from', 'check_parts',
+           'picture_size', 'PromptModel', 'DiffusionTransformer']
 
 # %% ../nbs/11_generation.ipynb #e7109c56
 import contextlib
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .configs import ASSETS, DenoiserConfig, DenoiserLoad, LTDConfig
-from .denoiser import Denoiser, from_original_state_dict, load_denoiser
+from .denoiser import Denoiser, fetch_denoiser, load_denoiser
 from .noise_schedules import noise_level_grid, q_sample
 from .sampling import (
     DenoiserFn, Step, check_levels, ddim_step, evaluate, guided, sample_steps, seeded_noise)
@@ -347,33 +347,13 @@ def check_prompts(
             raise ValueError(f"a prompt has {len(prompt)} characters, at most {MAX_PROMPT} fit")
     return [" ".join(prompt.split()) for prompt in prompts]
 
-# %% ../nbs/11_generation.ipynb #c4680eaa
-def denoiser_from_file(
-    path: Path,                     # a folder or file of `save_denoiser`, or the original's weights
-    config: DenoiserConfig | None,  # None: the stored one; the original's weights store none
-    dtype: torch.dtype = torch.float32,
-) -> tuple[Denoiser, DenoiserConfig]:
-    "Load a denoiser from a place; errors say what is missing there."
-    if path.is_dir(): return load_denoiser(path, dtype=dtype, config=config)
-    if path.suffix == ".safetensors": return load_denoiser(path.parent, path.stem, dtype, config)
-    if not path.is_file(): raise FileNotFoundError(f"no denoiser at {path}")
-    if config is None: raise ValueError(f"{path} needs a denoiser_cfg: its sizes")
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    return from_original_state_dict(weights, config).to(dtype), config
-
 # %% ../nbs/11_generation.ipynb #36370eee
 def denoiser_from(
     config: LTDConfig,                 # which denoiser, and where from
 ) -> tuple[Denoiser, DenoiserConfig]:
     "Load the denoiser a configuration means; warns when it has no trained weights."
     place: DenoiserLoad = config.denoiser_load
-    if place.file_url and not place.local_filename:
-        raise ValueError("denoiser_load has a file_url but no local_filename to keep it under")
-    if place.local_filename:
-        path = Path(place.local_filename)
-        if place.file_url and not path.exists():
-            torch.hub.download_url_to_file(place.file_url, str(path), progress=False)
-        return denoiser_from_file(path, config.denoiser_cfg, place.dtype)
+    if place.local_filename or place.file_url: return fetch_denoiser(place, config.denoiser_cfg)
     if config.denoiser_cfg is None: return load_denoiser(SHIPPED, dtype=place.dtype)
     warnings.warn("this denoiser has no trained weights: pictures will be noise. Give "
                   "denoiser_load a file, or leave denoiser_cfg out for the shipped model.",
