@@ -167,7 +167,8 @@ def load_autoencoder(
         if kind != "AutoencoderKL": raise ValueError(f"config.json describes a {kind}")
         vae, info = AutoencoderKL.from_pretrained(
             place, torch_dtype=dtype, use_safetensors=True, output_loading_info=True)
-        if info["missing_keys"]: raise ValueError(f"weights are missing: {info['missing_keys'][:3]}")
+        missing = info["missing_keys"]
+        if missing: raise ValueError(f"weights are missing: {missing[:3]}")
     except (OSError, ValueError, SafetensorError) as e:
         raise OSError(f"no autoencoder at {str(name)!r}: not 'shipped', and no AutoencoderKL in a "
                       f"folder or on the hub. {e}") from e

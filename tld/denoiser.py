@@ -409,7 +409,8 @@ def load_denoiser(
     stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     stored = config_from_dict(DenoiserConfig, stored.get("config", stored))
     config = config or stored
-    if config.layout != stored.layout: raise ValueError(_wrong_layout(path, stored.layout, config.layout))
+    if config.layout != stored.layout:
+        raise ValueError(_wrong_layout(path, stored.layout, config.layout))
     try: return from_original_state_dict(read_weights(path), config).to(dtype), config
     except ValueError as e: raise ValueError(f"{path}: {e}") from e
 

@@ -414,8 +414,8 @@ def _read_clip(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} is not a file of weights, or not whole, or holds objects "
                              "that could run code when loaded") from e
     if file_sha256(path) in _published().values(): return _read_archive(path)
-    raise ValueError(f"{path} is a TorchScript archive, which is a program, and not one that OpenAI "
-                     "published. Where you trust it, keep its weights alone: torch.save("
+    raise ValueError(f"{path} is a TorchScript archive, which is a program, and not one that "
+                     "OpenAI published. Where you trust it, keep its weights alone: torch.save("
                      "torch.jit.load(path).state_dict(), new_path)")
 
 # %% ../nbs/08_text_encoder.ipynb #15d01a5e
