@@ -416,7 +416,9 @@ class PromptModel:
         if prompts is None: return torch.zeros((1, rows, width) if rows > 1 else (1, width))
         unknown = sorted({w for p in prompts for w in self.encoder.unknown_words(p)})
         if unknown:
-            warnings.warn(f"words this model does not know: {', '.join(unknown)}", stacklevel=3)
+            near = {w: " or ".join(self.encoder.near_words(w)) for w in unknown}
+            words = [f"{w} (known: {near[w]})" if near[w] else w for w in unknown]
+            warnings.warn(f"words this model does not know: {', '.join(words)}", stacklevel=3)
         with torch.no_grad():
             if rows > 1: return self.encoder(list(prompts), tokens=True)[:, :rows].float()
             return self.encoder(list(prompts)).float()

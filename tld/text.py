@@ -10,6 +10,7 @@ __all__ = ['SHIPPED', 'CACHE', 'used_tokens', 'TextEncoderConfig', 'make_clip', 
 
 # %% ../nbs/08_text_encoder.ipynb #607f6227
 import dataclasses
+import difflib
 import json
 import re
 import warnings
@@ -383,6 +384,12 @@ class TextEncoder(nn.Module):
         known = self.model.token_embedding.weight.any(1).cpu()
         return [w for w in re.findall(r"[^\W_]+(?:['-][^\W_]+)*", caption.lower())
                 if not known[clip.clip._tokenizer.encode(w)].all()]
+
+    def near_words(self, word: str) -> list[str]:   # three at most, the nearest first
+        "Name the scenes' objects and backgrounds that are spelt like a word, and known."
+        names = [*scenes._SAID, *scenes.BACKGROUNDS]
+        near = difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.6)
+        return [name for name in near if not self.unknown_words(name)]
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:   # (B, 3, H, W) in [-1, 1] -> (B, E)
