@@ -43,7 +43,7 @@ def plan(trial: bool) -> dict[str, EvaluateConfig]:
     base = EvaluateConfig(prompts=3 if trial else 67, metrics=("accuracy", "sharpness"))
     every = tuple(metric for metric in METRICS if metric != "diversity")
     runs = {
-        "headline": EvaluateConfig(prompts=40 if trial else 1000, metrics=every,
+        "headline": EvaluateConfig(prompts=5 if trial else 1000, metrics=every,
                                    bank=200 if trial else 20_000),
         "diversity": EvaluateConfig(prompts=2 if trial else 20, per_prompt=4, chunk=10,
                                     metrics=("diversity",)),

@@ -499,9 +499,9 @@ def _mean(values: Tensor) -> dict:
     return {"mean": values.double().mean().item(), "interval": list(bootstrap_interval(values))}
 
 def _sharpness(config: EvaluateConfig, c: dict[str, Tensor]) -> dict:
-    real = c["sharpness_real"].double().mean().item()
-    return {"ratio": {k: (torch.tensor(v) / real).tolist() for k, v in _mean(c["sharpness"]).items()},
-            "real": real}
+    drawn, real = _mean(c["sharpness"]), c["sharpness_real"].double().mean().item()
+    return {"ratio": {"mean": drawn["mean"] / real,
+                      "interval": [end / real for end in drawn["interval"]]}, "real": real}
 
 def _distance(f: Callable, name: str) -> Callable:
     def result(config: EvaluateConfig, c: dict[str, Tensor]) -> dict:
@@ -636,16 +636,20 @@ def report_lines(
                            f"{row['interval'][1]:.1%}")
     lines = [f"{kind}, {part}: {percent(row)}" for kind, table in
              result.get("accuracy", {}).get("by_kind", {}).items() for part, row in table.items()]
-    for row in result.get("accuracy", {}).get("by_object", [])[:10]:
+    table = result.get("accuracy", {}).get("by_object", [])
+    for row in [row for row in table if row["right"] < row["n"]][:10]:
         instead = ", ".join(row["taken_for"])
         lines.append(f"weak: {row['object']}, {row['right']} of {row['n']}"
                      + (f", taken for {instead}" if instead else ""))
     for name in ("fid", "kid", "cmmd"):
         if row := result.get(name):
-            lines.append(f"{name}: {row['value']:.4g}, floor {row['floor']:.4g}, {row['n']} pictures")
+            lines.append(f"{name}: {row['value']:.4g}, floor {row['floor']:.4g}, "
+                         f"{row['n']} pictures")
     if row := result.get("clip_score"): lines.append(f"clip_score: {row['mean']:.1f}")
-    if row := result.get("sharpness"): lines.append(f"sharpness: {row['ratio']['mean']:.3f} of real")
+    if row := result.get("sharpness"):
+        lines.append(f"sharpness: {row['ratio']['mean']:.3f} of real")
     if row := result.get("diversity"): lines.append(f"diversity: {row['ratio']:.3f}")
     if row := result.get("memorisation"):
-        lines += [f"suspected copies, {which}: {percent(row[which])}" for which in ("drawn", "real")]
+        lines += [f"suspected copies, {which}: {percent(row[which])}"
+                  for which in ("drawn", "real")]
     return lines
