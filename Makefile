@@ -10,7 +10,8 @@ TEST_ENV := TLD_TINY=1 MPLBACKEND=agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TQDM_DI
 NBDEV_TEST := $(TEST_ENV) $(BIN)/nbdev_test --n_workers 2
 
 .PHONY: help demo test test-slow sync lint test-notebooks test-files export clean links readme \
-        notebooks thumbnails train-autoencoder train-text-encoder train-shipped bench docs wheel
+        notebooks thumbnails train-autoencoder train-text-encoder train-shipped evaluate bench \
+        docs wheel
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -96,10 +97,13 @@ train-text-encoder: .venv/.package  ## train the small CLIP
 train-shipped: .venv/.package  ## train the denoiser
 	$(BIN)/tld train-shipped
 
+evaluate: .venv/.dev  ## measure the shipped model at length; goes on where it stopped
+	$(BIN)/python benchmarks/evaluate.py
+
 # ---- the rest ----
 
 bench: .venv/.dev  ## measure speeds
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/evaluate.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 docs: .venv/.dev  ## the notebooks as web pages, in _docs/
 	$(BIN)/python .ci/docs.py

@@ -14,7 +14,6 @@ nothing but the picture scores just that.
 """
 import argparse
 import json
-import math
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import torch
 from _results import store
 from tqdm.auto import tqdm
 
+from tld.evaluate import wilson_interval
 from tld.scenes import (
     WORLDS,
     Judge,
@@ -41,14 +41,6 @@ AIM = 2000     # scenes a second
 BATCH = 50
 SEED = 11
 PARTS = ("objects", "relation", "background", "all")
-
-
-def wilson(right: int, n: int, z: float = 1.96) -> list[float]:
-    "The 95% interval of a share of right answers (Wilson 1927)."
-    p, d = right / n, 1 + z * z / n
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return [round(max(0.0, (p + z * z / (2 * n) - half) / d), 5),
-            round(min(1.0, (p + z * z / (2 * n) + half) / d), 5)]
 
 
 def rendering(world: str, n: int) -> dict:
@@ -102,7 +94,8 @@ def judging(world: str, n: int) -> dict:
     fits = sorted(r.fit for r in readings)
     return {
         "scenes": n, "single_objects": sum(len(s.objects) == 1 for s in scenes),
-        "right": right, "share": round(right["all"] / n, 5), "interval": wilson(right["all"], n),
+        "right": right, "share": round(right["all"] / n, 5),
+        "interval": [round(end, 5) for end in wilson_interval(right["all"], n)],
         "confused_pairs": sorted(pairs),
         "confusions": [[s.caption, said(w), said(r)] for s, w, r, v in
                        zip(scenes, wanted, readings, verdicts) if not v["all"]],

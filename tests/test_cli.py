@@ -33,7 +33,7 @@ def test_help_names_every_command(tmp_path):
     done = tld(tmp_path, "--help")
     assert done.returncode == 0
     for command in ("generate", "demo", "info", "train", "train-autoencoder",
-                    "train-text-encoder", "train-shipped"):
+                    "train-text-encoder", "train-shipped", "evaluate"):
         assert command in done.stdout
 
 
@@ -50,6 +50,8 @@ def test_help_names_every_command(tmp_path):
     (["generate"], "no prompt"),
     (["demo", "-o", "here"], "give a .png"),
     (["train", "nowhere.json"], "nowhere.json"),
+    (["evaluate", "--metrics", "beauty"], "unknown metrics"),
+    (["evaluate", "--model", "nowhere"], "no weights at nowhere"),
     (["paint", "cat"], "invalid choice"),
 ])
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, args, reason):
