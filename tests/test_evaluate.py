@@ -77,6 +77,31 @@ def test_in_two_processes_it_is_the_same(finished, tmp_path):
     assert (tmp_path / "out" / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
+class Listener:
+    "Stands where the model is, and remembers what it was asked for."
+    def generate_images(self, captions, guidance, seeds, **how):
+        self.asked = captions, guidance, list(seeds), how
+        return torch.zeros(len(captions), 3, 64, 64)
+
+
+@needs_weights
+def test_a_later_chunk_goes_on_with_prompts_and_seeds():
+    from tld.evaluate import Chunk, EvaluateConfig, Worker, caption_of
+    config = EvaluateConfig(prompts=9, per_prompt=2, metrics=("sharpness",), world="starter",
+                            seed=100, guidance=3.0, steps=7, sampler="ddim")
+    worker = Worker(config)
+    worker.model = Listener()
+    for kind_number, kind in enumerate(worker.kinds):
+        for start, stop in ((0, 2), (3, 5)):
+            columns = worker(Chunk(kind, start, stop))
+            captions, guidance, seeds, how = worker.model.asked
+            assert seeds == list(range(100 + 2 * start, 100 + 2 * stop))
+            rows = range(18 * kind_number + 2 * start, 18 * kind_number + 2 * stop)
+            assert captions == [caption_of(config, row) for row in rows]
+            assert guidance == 3.0 and how == {"n_iter": 7, "sampler": "ddim"}
+            assert ("pictures" in columns) == (start == 0)
+
+
 FLAT = r"""
 import re, sys, torch
 import tld.evaluate as e
