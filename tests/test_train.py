@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import tld.cli
 import tld.train
 from conftest import ROOT
 from tld.configs import (
@@ -226,6 +228,16 @@ def test_ctrl_c_writes_a_checkpoint_and_is_passed_on(config):
     os.kill(worker.pid, signal.SIGINT)
     assert finish([worker]) == [77]
     assert 3 <= read_meta(checkpoints(run_dir)[-1])["step"] < 24
+
+
+def test_ctrl_c_ends_the_command_with_a_word(config, monkeypatch, capsys, tmp_path):
+    def stop(config):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(tld.train, "main", stop)
+    (tmp_path / "config.json").write_text(json.dumps(config_to_dict(config)))
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
+        tld.cli.main(["train", str(tmp_path / "config.json")])
+    assert end.value.code == 130 and "from_scratch to false" in capsys.readouterr().err
 
 
 def test_a_second_ctrl_c_does_not_wait():

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['training_loss', 'drop_text', 'encode_scenes', 'batch_indices', 'make_noise', 'draw_seed', 'draw_batch',
            'make_optimizer', 'pick_precision', 'start_accelerator', 'TrainState', 'total_steps', 'set_learning_rate',
-           'accumulate_gradients', 'train_step', 'read_losses', 'checkpoints', 'read_meta', 'save_checkpoint',
-           'prune_checkpoints', 'resume', 'StopSignals', 'validate', 'write_log', 'start_log', 'report', 'check_data',
-           'check_run', 'stop_early', 'progress_bar', 'step_bar', 'main', 'generate_latents', 'save_samples',
-           'prompt_accuracy', 'shipped_world', 'shipped_config', 'held_out_prompts', 'train_shipped']
+           'accumulate_gradients', 'train_step', 'OnItsWay', 'read_losses', 'checkpoints', 'read_meta',
+           'save_checkpoint', 'prune_checkpoints', 'resume', 'StopSignals', 'validate', 'write_log', 'start_log',
+           'report', 'check_data', 'check_run', 'stop_early', 'progress_bar', 'step_bar', 'main', 'generate_latents',
+           'save_samples', 'prompt_accuracy', 'shipped_world', 'shipped_config', 'held_out_prompts', 'train_shipped']
 
 # %% ../nbs/10_training.ipynb #571a0d06
 import contextlib
@@ -202,7 +202,8 @@ class TrainState:
         cfg = config.train_config
         self.config, self.data, self.accelerator = config, data, accelerator
         self.run_dir, self.step, self.stop = Path(cfg.run_dir), 0, False
-        self.n_steps = total_steps(cfg, len(data), accelerator.num_processes)
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.n_steps = total_steps(cfg, len(data), self.world)
         self.unread, self.losses = [], []            # of steps that may still run; since the log
         self.logged_at, self.logged_time = 0, time.perf_counter()
         torch.manual_seed(cfg.seed)
@@ -224,7 +225,7 @@ def total_steps(
 # %% ../nbs/10_training.ipynb #fb8bb015
 def set_learning_rate(optimizer: MuonAdamW, cfg: TrainConfig, step: int, n_steps: int):
     "Set the rates of this step as the recipe's schedule says."
-    whole = n_steps - cfg.warmup_steps
+    whole = max(n_steps - cfg.warmup_steps, 0)     # a short run may not get through its warm-up
     decay = 0 if cfg.lr_schedule == "constant" else min(cfg.decay_steps or whole, whole)
     shape = "cosine" if cfg.lr_schedule == "cosine" else "linear"
     if cfg.lr_schedule not in ("constant", "linear", "cosine"):
@@ -258,10 +259,10 @@ def train_step(
     "Take one optimiser step; all it draws comes from (seed, step, place in the batch)."
     # That is what lets a resumed run repeat an uninterrupted one.
     cfg, accelerator = state.config.train_config, state.accelerator
-    rank, world = accelerator.process_index, accelerator.num_processes
-    torch.manual_seed(draw_seed(cfg.seed, state.step, rank)[0])   # for dropout
+    torch.manual_seed(draw_seed(cfg.seed, state.step, state.rank)[0])   # for dropout
     set_learning_rate(state.optimizer, cfg, state.step, state.n_steps)
-    loss = accumulate_gradients(state, draw_batch(cfg, state.data, state.step, rank, world))
+    batch = draw_batch(cfg, state.data, state.step, state.rank, state.world)
+    loss = accumulate_gradients(state, batch)
     state.optimizer.link_grads()
     if cfg.grad_clip: accelerator.clip_grad_norm_(state.wrapped.parameters(), cfg.grad_clip)
     state.stepper.step()
@@ -270,6 +271,18 @@ def train_step(
     ema_update(state.ema_model, state.model, decay)
     state.step += 1
     return accelerator.reduce(torch.stack([loss, torch.full_like(loss, stop)]), "mean")
+
+# %% ../nbs/10_training.ipynb #962b6497
+class OnItsWay:
+    "Copies a small tensor to the host; `tolist` waits for it alone, not for what came after."
+    def __init__(self, values: Tensor):
+        gpu = values.is_cuda
+        self.values = values.to("cpu", non_blocking=gpu)
+        self.arrival = torch.cuda.current_stream().record_event() if gpu else None
+
+    def tolist(self) -> list:
+        if self.arrival: self.arrival.synchronize()
+        return self.values.tolist()
 
 # %% ../nbs/10_training.ipynb #3bd27f75
 def read_losses(
@@ -287,12 +300,12 @@ def read_losses(
 # %% ../nbs/10_training.ipynb #fa76fb80
 def _give_up(state: TrainState, step: int, loss: float):
     "Save what may explain a loss that is not a number, and raise."
-    cfg, world = state.config.train_config, state.accelerator.num_processes
-    indices = batch_indices(len(state.data), cfg.batch_size * world, step, cfg.seed)
+    cfg = state.config.train_config
+    indices = batch_indices(len(state.data), cfg.batch_size * state.world, step, cfg.seed)
     lr = state.optimizer.param_groups[0]["lr"]
     about = {"step": step, "loss": str(loss), "lr": lr, "indices": indices.tolist()}
     path = state.run_dir / "bad_step.json"
-    if state.accelerator.is_main_process:
+    if state.rank == 0:
         write_whole(path, lambda p: p.write_text(json.dumps(about) + "\n"))
     raise FloatingPointError(
         f"the loss is {loss} at step {step}, learning rate {lr:.2g}; its pictures are named in "
@@ -338,7 +351,7 @@ def save_checkpoint(
 def _identity(state: TrainState) -> dict:
     "What must not change between the parts of a run, lest the second repeats or skips pictures."
     cfg = state.config.train_config
-    return {"global_batch": cfg.batch_size * state.accelerator.num_processes, "seed": cfg.seed,
+    return {"global_batch": cfg.batch_size * state.world, "seed": cfg.seed,
             "optimizer": cfg.optimizer, "n_pictures": len(state.data),
             "denoiser_config": json.loads(json.dumps(asdict(state.config.denoiser_config)))}
 
@@ -456,7 +469,7 @@ def write_log(
 def start_log(state: TrainState):
     "Cut the log back to the step the run goes on from, and start the tracker."
     cfg, path = state.config.train_config, state.run_dir / "log.jsonl"
-    if state.accelerator.is_main_process:
+    if state.rank == 0:
         lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
         kept = [line for line in lines if line.endswith("\n")]        # the last may be cut short
         kept = [line for line in kept if json.loads(line)["step"] <= state.step]
@@ -535,12 +548,12 @@ def stop_early(state: TrainState):
     "Write a checkpoint of the step at which a signal came."
     read_losses(state, leave=0)
     known = [read_meta(path)["step"] for path in checkpoints(state.run_dir)[-1:]]
-    if state.accelerator.is_main_process and state.step not in known: save_checkpoint(state)
+    if state.rank == 0 and state.step not in known: save_checkpoint(state)
 
 # %% ../nbs/10_training.ipynb #94d7feb7
 def progress_bar(state: TrainState) -> tqdm:
     "Make the bar of a run, in one process of many, starting where the run does."
-    shown = state.config.train_config.progress and state.accelerator.is_main_process
+    shown = state.config.train_config.progress and state.rank == 0
     return tqdm(initial=state.step, total=state.n_steps, unit="step", disable=not shown)
 
 def step_bar(bar: tqdm, state: TrainState):
@@ -568,19 +581,19 @@ def main(
         start_log(state)
         with progress_bar(state) as bar:
             while state.step < state.n_steps and not state.stop:
-                state.unread.append(train_step(state, bool(signals.asked)))
+                state.unread.append(OnItsWay(train_step(state, bool(signals.asked))))
                 read_losses(state)
                 step_bar(bar, state)
                 evaluate = not state.step % cfg.save_and_eval_every_iters
                 evaluate |= state.step == state.n_steps
                 if not evaluate and state.step % cfg.log_every_iters: continue
                 read_losses(state, leave=0)
-                if evaluate and accelerator.is_main_process: report(state, on_eval)
-                elif accelerator.is_main_process: write_log(state, {})
+                if evaluate and state.rank == 0: report(state, on_eval)
+                elif state.rank == 0: write_log(state, {})
                 state.losses, state.logged_at = [], state.step
                 state.logged_time = time.perf_counter()
         if state.stop: return stop_early(state)
-        if not (cfg.save_model and accelerator.is_main_process): return None
+        if not (cfg.save_model and state.rank == 0): return None
         about = {"train_config": config_to_dict(cfg)}
         return save_denoiser(state.ema_model, config.denoiser_config, cfg.run_dir,
                              cfg.model_name, about)
