@@ -177,7 +177,10 @@ def train_command(args: argparse.Namespace):
     from tld.configs import ModelConfig, load_config
     config = load_config(ModelConfig, args.config)
     from tld.train import main as train
-    train(config)
+    try: train(config)
+    except KeyboardInterrupt:
+        print("tld: stopped; to go on, set from_scratch to false", file=sys.stderr)
+        sys.exit(130)
 
 def train_autoencoder_command(args: argparse.Namespace):
     "Train the small autoencoder on scenes."
@@ -288,6 +291,6 @@ def main(
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         args.function(args)
-    except (ValueError, OSError, TypeError, ImportError) as e:
+    except (ValueError, OSError, TypeError, ImportError, FloatingPointError) as e:
         print(f"tld: {' '.join(str(e).split())}", file=sys.stderr)
         sys.exit(2)

@@ -121,16 +121,20 @@ class DataConfig:
     latent_path: str
     text_emb_path: str
     val_path: str | None = None  # text embeddings for the sample grids, (m, E) or (m, L, E), `.npy`
+    val_latent_path: str | None = None    # held-out latents, to validate on ...
+    val_text_emb_path: str | None = None  # ... and their text embeddings
 
 # %% ../nbs/configs.ipynb #601c78e6
 @dataclass
 class TrainConfig:
     "How to train; the defaults are the original's recipe."
-    batch_size: int = 256
+    batch_size: int = 256                  # pictures per step and process
+    accumulate: int = 1                    # ... in so many parts, one after another: less memory
     lr: float = 3e-4                       # peak learning rate
     n_epoch: int = 100                     # passes over the data, unless n_steps says otherwise
     n_steps: int | None = None             # total optimiser steps
     alpha: float = 0.999                   # EMA decay per step
+    ema_gamma: float | None = None         # a power-function average of this exponent instead
     from_scratch: bool = True              # False: go on from the checkpoint in run_dir
     noise_distribution: str = "beta"       # "beta", "logit_normal" or "uniform"
     beta_a: float = 1.0                    # Beta(a, b) of the training noise level
@@ -149,13 +153,18 @@ class TrainConfig:
     lr_schedule: str = "constant"          # after warm-up: "constant", "linear" (to 0), "cosine"
     decay_steps: int | None = None         # length of the fall at the end; None: all of the run
     seed: int = 0
+    mixed_precision: str | None = None     # "bf16", "fp16", "no"; None: what the device does well
     save_and_eval_every_iters: int = 1000  # steps between checkpoints and sample grids
+    log_every_iters: int = 50              # steps between lines of the log
+    keep_checkpoints: int = 2              # the last so many, and the one of least validation loss
+    n_val: int = 256                       # held-out pictures to validate on
     run_dir: str = "runs/denoiser"         # checkpoints, samples and the log are written here
     run_id: str = ""                       # the tracker's run to go on with
     model_name: str = "denoiser"           # stem of the files of the finished model
     compile: bool = False                  # torch.compile the model
     save_model: bool = True
     use_wandb: bool = False                # track with Weights & Biases beside the JSONL log
+    tracker: str | None = None             # or with another that accelerate knows: "tensorboard"
     progress: bool = True                  # show a progress bar
 
     @classmethod
