@@ -136,6 +136,7 @@ class TrainConfig:
     alpha: float = 0.999                   # EMA decay per step
     ema_gamma: float | None = None         # a power-function average of this exponent instead
     from_scratch: bool = True              # False: go on from the checkpoint in run_dir
+    start_from: str | None = None          # begin with the finished weights in this folder
     noise_distribution: str = "beta"       # "beta", "logit_normal" or "uniform"
     beta_a: float = 1.0                    # Beta(a, b) of the training noise level
     beta_b: float = 2.5
