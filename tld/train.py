@@ -688,7 +688,7 @@ def shipped_config(
             TrainConfig.scenes(alpha=0.998, from_scratch=False, save_and_eval_every_iters=250,
                                run_dir=folder, **recipe))
     return {"fixed": run("fixed", n_steps=3000),
-            "grid": run("grid", n_steps=17_000, batch_size=32, decay_steps=12_750, muon_lr=0.01,
+            "grid": run("grid", n_steps=15_250, batch_size=32, decay_steps=10_750, muon_lr=0.01,
                         lr=5e-4, logit_loc=0.5, logit_scale=1.2, seed=1,
                         start_from=f"{out_dir}/fixed")}
 
