@@ -32,7 +32,7 @@ def judge_pictures(
     "Let the judge read pictures and compare with what the prompts ask for."
     from tld.scenes import Judge, agreement, parse_prompt
     notes, right = [], 0
-    for prompt, reading in zip(prompts, Judge("grid").read((images + 1) / 2)):
+    for prompt, reading in zip(prompts, Judge("full").read((images + 1) / 2)):
         seen = f" {reading.relation} ".join(reading.objects)
         try: verdict = agreement(parse_prompt(prompt), reading)
         except ValueError as e:
@@ -195,8 +195,8 @@ def train_text_encoder_command(args: argparse.Namespace):
 
 def train_shipped_command(args: argparse.Namespace):
     "Train the shipped denoiser; a killed run goes on."
-    from tld.train import shipped_config, shipped_scenes, train_shipped
-    path = train_shipped(shipped_config(args.out), shipped_scenes())
+    from tld.train import shipped_config, train_shipped
+    path = train_shipped(shipped_config(args.out))
     print(f"wrote {path}" if path else "stopped; the same command goes on")
 
 # %% ../nbs/cli.ipynb #62e264e6
@@ -224,7 +224,7 @@ def add_evaluation_options(
     p.add_argument("--metrics", nargs="+", default=["accuracy", "clip_score", "cmmd", "sharpness"],
                    help="accuracy clip_score fid kid cmmd sharpness diversity memorisation, or all")
     p.add_argument("--model", help="folder or file of a denoiser (the shipped one)")
-    p.add_argument("--world", default="grid", help="whose prompts: grid, full or starter")
+    p.add_argument("--world", default="full", help="whose prompts: full or starter")
     p.add_argument("--guidance", type=float, default=2.0)
     p.add_argument("--steps", type=int, default=15)
     p.add_argument("--sampler", default="dpmpp_2m", help="dpmpp_2m, ddim, heun, ancestral ...")

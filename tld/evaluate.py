@@ -6,9 +6,9 @@
 __all__ = ['PARTS', 'CLIP_MEAN', 'CLIP_STD', 'INCEPTION', 'BANK', 'SHOWN', 'METRICS', 'wilson_interval', 'judge_marks',
            'accuracy', 'object_table', 'bootstrap_interval', 'sign_flip_p', 'Effect', 'effect', 'fid', 'kid', 'rbf_mmd',
            'cmmd', 'clip_embed', 'inception_features', 'clip_score', 'sharpness', 'pairwise_distance', 'diversity',
-           'neighbour_ratio', 'flagged', 'prompt_kinds', 'real_pictures', 'EvaluateConfig', 'check_evaluation', 'Chunk',
-           'chunks', 'Worker', 'load_columns', 'caption_of', 'weights_hash', 'claim', 'write_chunk', 'evaluation_sheet',
-           'evaluate', 'report_lines']
+           'neighbour_ratio', 'flagged', 'prompt_kinds', 'taught_world', 'real_pictures', 'EvaluateConfig',
+           'check_evaluation', 'Chunk', 'chunks', 'Worker', 'load_columns', 'caption_of', 'weights_hash', 'claim',
+           'write_chunk', 'evaluation_sheet', 'evaluate', 'report_lines']
 
 # %% ../nbs/12_evaluation.ipynb #ab502198
 import dataclasses
@@ -38,9 +38,9 @@ from .configs import ASSETS, DenoiserLoad, LTDConfig
 from .diffusion import GUIDANCE, N_ITER, SHIPPED, DiffusionTransformer, labelled_sheet
 from .optim import write_whole
 from .sampling import SAMPLERS
-from .scenes import SIDE, Judge, SceneDataset, Wanted, agreement, get_world, parse_prompt
+from .scenes import SIDE, Judge, SceneDataset, Wanted, World, agreement, get_world, parse_prompt
 from .text import TextEncoder, load_text_encoder
-from .train import held_out_prompts, shipped_scenes
+from .train import held_out_prompts, shipped_world
 
 # %% ../nbs/12_evaluation.ipynb #2ebb522c
 def wilson_interval(
@@ -326,21 +326,27 @@ def flagged(
 
 # %% ../nbs/12_evaluation.ipynb #29d8a5d6
 def prompt_kinds(
-    world: str,                    # "grid", "starter" ...
+    world: str,                    # "full" or "starter"
     n: int,                        # prompts of each kind
 ) -> dict[str, SceneDataset]:      # by name; the captions are the prompts
     "The prompts of `held_out_prompts`, in any world."
     return {name: SceneDataset(world, d.split, n, d.seed, **d.how)
             for name, d in held_out_prompts(n).items()}
 
+def taught_world(
+    world: str,
+) -> World:
+    "The world whose pictures a model of this one learned from: what is real to it."
+    return shipped_world() if world == "full" else get_world(world)
+
 def real_pictures(
     dataset: SceneDataset,   # as of `prompt_kinds`
     which: int,              # 1, 2, ...: other draws
     rows: Sequence[int],
 ) -> Tensor:                 # (B, 3, 64, 64) in [-1, 1]
-    "Paint scenes like those a kind of prompts asks for."
-    real = SceneDataset(dataset.world, dataset.split, len(dataset), dataset.seed + which,
-                        **dataset.how)
+    "Paint scenes like those a kind of prompts asks for, from the taught world."
+    world = taught_world(dataset.world.name)
+    real = SceneDataset(world, dataset.split, len(dataset), dataset.seed + which, **dataset.how)
     return torch.stack([real[i][0] for i in rows]).float() / 127.5 - 1
 
 # %% ../nbs/12_evaluation.ipynb #603f7a41
@@ -350,7 +356,7 @@ class EvaluateConfig:
     prompts: int = 1000            # of each kind
     per_prompt: int = 1            # pictures of each prompt; diversity needs two
     metrics: tuple[str, ...] = ("accuracy", "clip_score", "cmmd", "sharpness")  # of METRICS
-    world: str = "grid"            # whose prompts
+    world: str = "full"            # whose prompts
     model: str | None = None       # folder or file of a denoiser; None: the shipped one
     guidance: float = GUIDANCE
     steps: int = N_ITER
@@ -435,9 +441,8 @@ class Worker:
     def __call__(self, chunk: Chunk) -> dict[str, Tensor]:   # columns, a row a picture
         "Make a chunk's numbers."
         rows, c = range(chunk.start, chunk.stop), self.config
-        if chunk.kind == BANK:
-            taught = (shipped_scenes()["grid"] if c.world == "grid" else
-                      SceneDataset(c.world, "train", seed=11))
+        if chunk.kind == BANK:   # the scenes that `train_shipped` trains on begin with these
+            taught = SceneDataset(taught_world(c.world), "train", seed=11)
             images = torch.stack([taught[i][0] for i in rows]).float() / 127.5 - 1
             return {"bank": self.embed["clip"](images)}
         dataset = self.kinds[chunk.kind]

@@ -162,8 +162,7 @@ def full() -> World:
     return World("full", tuple(OBJECTS), (24, 26, 28), (34, 38, 42), 4, 6)
 
 def on_grid() -> World:
-    "All objects, each at one size, in places eight pixels apart: what the shipped model draws."
-    # Eight pixels are one token of the denoiser, so a shifted object is the same tokens elsewhere.
+    "All objects, each at one size, in places eight pixels apart: one token of a denoiser."
     return World("grid", tuple(OBJECTS), (28,), (38,), 8, 8, grid=8)
 
 WORLDS = {"starter": starter, "full": full, "grid": on_grid}

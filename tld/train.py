@@ -8,8 +8,8 @@ __all__ = ['training_loss', 'drop_text', 'encode_scenes', 'batch_indices', 'make
            'accumulate_gradients', 'train_step', 'OnItsWay', 'read_losses', 'checkpoints', 'read_meta',
            'save_checkpoint', 'prune_checkpoints', 'resume', 'start_from', 'StopSignals', 'validate', 'write_log',
            'start_log', 'report', 'check_data', 'check_run', 'stop_early', 'progress_bar', 'step_bar', 'main',
-           'generate_latents', 'save_samples', 'prompt_accuracy', 'shipped_scenes', 'shipped_config',
-           'held_out_prompts', 'train_shipped']
+           'generate_latents', 'save_samples', 'prompt_accuracy', 'shipped_world', 'shipped_config', 'held_out_prompts',
+           'train_shipped']
 
 # %% ../nbs/10_training.ipynb #571a0d06
 import contextlib
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ from .noise_schedules import noise_distribution, noise_level_grid, q_sample
 from .optim import (
     MuonAdamW, ema_decay, ema_update, lr_factor, remove, split_parameters, write_whole)
 from .sampling import guided, sample, seeded_noise
-from .scenes import OBJECTS, Judge, SceneDataset, World, agreement, on_grid, parse_prompt
+from .scenes import OBJECTS, Judge, SceneDataset, World, agreement, parse_prompt
 from .text import load_text_encoder
 from .vdm import diffusion_loss
 
@@ -666,66 +666,54 @@ def prompt_accuracy(
     return {part: sum(m[part] for m in marks) / len(marks) for part in marks[0]}
 
 # %% ../nbs/10_training.ipynb #6ee36c54
-def shipped_scenes() -> dict[str, SceneDataset]:
-    "What the shipped model learned from, in this order."
-    fixed = World("fixed", tuple(OBJECTS), pair_sizes=(28,), single_sizes=(38,), pair_jitter=0,
-                  single_jitter=0)
-    # One object alone is the harder half. Draws depend on the name, and these had that of `full`.
-    free = replace(on_grid(), name="full", p_single=0.5)
-    return {"fixed": SceneDataset(fixed, "train", 60_000, seed=11),
-            "grid": SceneDataset(free, "train", 90_000, seed=41, p_background=0.8, p_vague=0.2)}
+def shipped_world() -> World:
+    "The full world's objects, each at one size and in fixed places, as in the starter world."
+    return World("fixed", tuple(OBJECTS), pair_sizes=(28,), single_sizes=(38,), pair_jitter=0,
+                 single_jitter=0)
 
 # %% ../nbs/10_training.ipynb #bba9099c
 def shipped_config(
-    out_dir: str | Path,         # gets a folder for each run: data, checkpoint and model
-) -> dict[str, ModelConfig]:
-    "The runs that made the shipped model, in this order; each goes on from the one before."
-    def run(name: str, **recipe) -> ModelConfig:
-        folder = f"{out_dir}/{name}"
-        return ModelConfig(
-            DataConfig(f"{folder}/latents.npy", f"{folder}/text.npy"),
-            DenoiserConfig.scenes(embed_dim=192),
-            TrainConfig.scenes(alpha=0.998, from_scratch=False, save_and_eval_every_iters=250,
-                               run_dir=folder, **recipe))
-    return {"fixed": run("fixed", n_steps=3000),
-            "grid": run("grid", n_steps=15_250, batch_size=32, decay_steps=10_750, muon_lr=0.01,
-                        lr=5e-4, logit_loc=0.5, logit_scale=1.2, seed=1,
-                        start_from=f"{out_dir}/fixed")}
+    out_dir: str | Path,   # gets data, checkpoint and model
+) -> ModelConfig:
+    "The run that made the shipped model."
+    return ModelConfig(
+        DataConfig(f"{out_dir}/latents.npy", f"{out_dir}/text.npy"),
+        DenoiserConfig.scenes(embed_dim=192),
+        TrainConfig.scenes(n_steps=3000, alpha=0.998, from_scratch=False,
+                           save_and_eval_every_iters=250, run_dir=str(out_dir)))
 
 # %% ../nbs/10_training.ipynb #d3030f10
 def held_out_prompts(
     n: int,                        # of each kind
 ) -> dict[str, SceneDataset]:      # by name; the captions are the prompts
-    "The prompts the shipped model is measured by."
+    "The prompts a full-world model is measured by."
     kinds = {"one object": ("val", 1), "two objects, pairs seen in training": ("val", 2),
              "two objects, never-seen pairs": ("unseen", 2)}
-    return {name: SceneDataset("grid", split, n, seed=4, n_objects=k)
+    return {name: SceneDataset("full", split, n, seed=4, n_objects=k)
             for name, (split, k) in kinds.items()}
 
 # %% ../nbs/10_training.ipynb #ccd92f5c
 def train_shipped(
-    runs: dict[str, ModelConfig],          # such as `shipped_config`
-    scenes: dict[str, SceneDataset],       # such as `shipped_scenes`
+    config: ModelConfig,                   # such as `shipped_config`; data lie in its run folder
+    n_scenes: int = 60_000,                # to train on
     n_prompts: int = 1000,                 # of each kind, to measure with
     guidance: float = 2.0,                 # measured with
 ) -> Path | None:                          # the weights, float16; beside them what was measured
-    "Encode scenes and train, run by run; measure, save; goes on where a killed call stopped."
+    "Encode scenes, train, measure, save; goes on where a killed run stopped."
+    run_dir = config.train_config.run_dir
     vae, encoder = load_autoencoder(), load_text_encoder()
-    for name, config in runs.items():
-        folder = Path(config.train_config.run_dir)
-        if not Path(config.data_config.text_emb_path).exists():
-            encode_scenes(folder, scenes[name], vae, encoder)
-        if not main(config): return None   # stopped by a signal
-    model, _ = load_denoiser(folder)
-    judge, prompts = Judge("grid"), held_out_prompts(n_prompts)
-    parts = {name: prompt_accuracy(model, vae, encoder, p, judge, guidance=guidance)
-             for name, p in prompts.items()}
+    if not Path(config.data_config.text_emb_path).exists():
+        scenes = SceneDataset(shipped_world(), "train", n_scenes, seed=11)
+        encode_scenes(run_dir, scenes, vae, encoder)
+    if not main(config): return None   # stopped by a signal
+    model, _ = load_denoiser(run_dir)
+    judge = Judge("full")
+    parts = {name: prompt_accuracy(model, vae, encoder, prompts, judge, guidance=guidance)
+             for name, prompts in held_out_prompts(n_prompts).items()}
     about = {"accuracy": {name: share["all"] for name, share in parts.items()},
              "accuracy_parts": parts, "n_prompts": n_prompts, "guidance": guidance,
-             "runs": {name: {"n_scenes": len(scenes[name]), **config_to_dict(c.train_config)}
-                      for name, c in runs.items()}}
-    return save_denoiser(model, config.denoiser_config, folder.parent, extra=about,
-                         dtype=torch.float16)
+             "n_scenes": n_scenes, "train_config": config_to_dict(config.train_config)}
+    return save_denoiser(model, config.denoiser_config, run_dir, extra=about, dtype=torch.float16)
 
 # %% ../nbs/10_training.ipynb #0a843a00
 if __name__ == "__main__" and "__file__" in globals():   # accelerate launch -m tld.train FILE
