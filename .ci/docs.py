@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Write the notebooks as web pages into _docs/, index.html first, with their pictures inside."""
+"""Write the notebooks as web pages into _docs/, index.html first, with their pictures inside.
+
+What else a notebook links to (a configuration, say) is copied beside the pages.
+"""
 import re
 import shutil
 import sys
@@ -21,6 +24,10 @@ def main() -> int:
         html = re.sub(r'(href="[^":]+)\.ipynb(?=["#])', r"\1.html", html)  # links among pages
         page.write_text(html, encoding="utf-8")
         print(page.relative_to(ROOT))
+    for extra in (ROOT / "nbs").rglob("*.yaml"):
+        copy = pages / extra.relative_to(ROOT / "nbs")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(extra, copy)
     return 0
 
 
