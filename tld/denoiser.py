@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['MODEL_CARD', 'patch_grid', 'patch_embedding', 'unpatchify', 'DenoiserTransBlock', 'Conditioning', 'Conditioner',
            'check_denoiser_inputs', 'OnTheHub', 'Denoiser', 'n_params', 'plain_weights', 'config_from_weights',
-           'check_fit', 'from_original_state_dict', 'save_denoiser', 'read_weights', 'load_denoiser', 'fetch_denoiser']
+           'check_fit', 'from_original_state_dict', 'read_weights', 'weights_change', 'apply_change', 'save_denoiser',
+           'load_denoiser', 'fetch_denoiser']
 
-# %% ../nbs/04_denoiser.ipynb #6ef54e79
+# %% ../nbs/04_denoiser.ipynb #fd391301
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 
 from .configs import (PUBLISHED_URL, DenoiserConfig, DenoiserLoad, config_from_dict,
                          config_to_dict)
-from .download import download, hub_folder
+from .download import download, file_sha256, hub_folder
 from .optim import write_whole
 from .transformer_blocks import (DecoderBlock, MLPSepConv, Modulation, SinusoidalEmbedding,
                                     modulate)
@@ -353,26 +355,6 @@ def from_original_state_dict(
     except RuntimeError as e: raise ValueError(f"the weights do not fit: {e}") from e
     return model.eval()
 
-# %% ../nbs/04_denoiser.ipynb #26382b16
-def save_denoiser(
-    model: nn.Module,                 # a `Denoiser`; its weights are stored in their dtype
-    config: DenoiserConfig,           # its sizes and switches
-    folder: str | Path,               # gets NAME.json and NAME.safetensors
-    name: str = "denoiser",           # stem of both files
-    extra: dict | None = None,        # what else the JSON shall say (recipe, accuracy, licence ...)
-    dtype: torch.dtype | None = None, # store floating-point weights in this dtype, e.g. float16
-) -> Path:                            # the weights file
-    "Write a denoiser, weights as safetensors and configuration as JSON, each file whole."
-    weights = {key.replace("_orig_mod.", "").removeprefix("module."): value.detach().cpu()
-               for key, value in model.state_dict().items()}
-    weights = {key: (value.to(dtype) if dtype and value.is_floating_point() else value).contiguous()
-               for key, value in weights.items()}
-    text = json.dumps({**(extra or {}), "config": config_to_dict(config)}, indent=1)
-    path = Path(folder) / f"{name}.safetensors"
-    write_whole(path, lambda p: save_file(weights, p))
-    write_whole(path.with_suffix(".json"), lambda p: p.write_text(text + "\n", encoding="utf-8"))
-    return path
-
 # %% ../nbs/04_denoiser.ipynb #a805404e
 def read_weights(
     path: str | Path,     # a safetensors file, or one of `torch.save`
@@ -388,13 +370,78 @@ def read_weights(
     except (SafetensorError, RuntimeError, EOFError) as e:
         raise ValueError(f"{path} is not a {path.suffix} file of weights, or not whole: {e}") from e
 
+# %% ../nbs/04_denoiser.ipynb #dec42d82
+def weights_change(
+    weights: dict,    # name -> tensor
+    base: dict,       # the same of the model they were trained from
+) -> dict:            # NAME (int8) and NAME:step (float32, a row each); as they are where none fits
+    "Round the change of matrices to 8 bits, `k = round((W' - W) / s)`, s = max|W' - W| / 127."
+    stored = {}
+    for key, new in weights.items():
+        old = base.get(key)
+        if new.ndim < 2 or old is None or old.shape != new.shape:
+            stored[key] = new
+            continue
+        change = new.float() - old.float()
+        step = change.abs().amax(tuple(range(1, new.ndim)), keepdim=True) / 127
+        stored[key] = (change / step.clamp_min(1e-30)).round().to(torch.int8)
+        stored[f"{key}:step"] = step
+    return stored
+
+def apply_change(
+    stored: dict,     # from `weights_change`
+    base: dict,       # the weights it was taken from
+) -> dict:            # name -> tensor
+    "Undo `weights_change`: `W' = W + s k`."
+    return {key: base[key].float() + stored[f"{key}:step"] * value
+            if f"{key}:step" in stored else value
+            for key, value in stored.items() if not key.endswith(":step")}
+
+# %% ../nbs/04_denoiser.ipynb #65f0de9d
+def save_denoiser(
+    model: nn.Module,                 # a `Denoiser`; its weights are stored in their dtype
+    config: DenoiserConfig,           # its sizes and switches
+    folder: str | Path,               # gets NAME.json and NAME.safetensors
+    name: str = "denoiser",           # stem of both files
+    extra: dict | None = None,        # what else the JSON shall say (recipe, accuracy, licence ...)
+    dtype: torch.dtype | None = None, # store floating-point weights in this dtype, e.g. float16
+    base: str | Path | None = None,   # folder of the denoiser it was trained from: store the change
+) -> Path:                            # the weights file
+    "Write a denoiser, weights as safetensors and configuration as JSON, each file whole."
+    path, about = Path(folder) / f"{name}.safetensors", dict(extra or {})
+    weights = {key.replace("_orig_mod.", "").removeprefix("module."): value.detach().cpu()
+               for key, value in model.state_dict().items()}
+    weights = {key: (value.to(dtype) if dtype and value.is_floating_point() else value).contiguous()
+               for key, value in weights.items()}
+    if base:
+        file = Path(base) / "denoiser.safetensors"
+        weights = weights_change(weights, read_weights(file))
+        about["base"] = {"folder": Path(os.path.relpath(base, folder)).as_posix(),
+                         "sha256": file_sha256(file)}
+    text = json.dumps({**about, "config": config_to_dict(config)}, indent=1)
+    write_whole(path, lambda p: save_file(weights, p))
+    write_whole(path.with_suffix(".json"), lambda p: p.write_text(text + "\n", encoding="utf-8"))
+    return path
+
 # %% ../nbs/04_denoiser.ipynb #05ccc952
 def _wrong_layout(path: Path, layout: str, asked: str) -> str:
     "Say that a file has another layout than asked for."
     return (f"{path.name} has layout {layout!r}, not {asked!r}; names and shapes fit both, but "
             f"pictures would be noise: set the layout to {layout!r}")
 
-# %% ../nbs/04_denoiser.ipynb #a555e15c
+# %% ../nbs/04_denoiser.ipynb #0a699095
+def _base_weights(path: Path, folder: str, sha256: str) -> dict:
+    "Read what a stored change belongs to; says when it is missing, or is another model."
+    file = path.parent / folder / "denoiser.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} holds the change of another denoiser, and that one is not "
+                                f"at {file}: put it there")
+    if file_sha256(file) != sha256:
+        raise ValueError(f"{path} holds the change of another denoiser than the one at {file}: "
+                         "its SHA-256 is not the one noted at training; train anew from this one")
+    return read_weights(file)
+
+# %% ../nbs/04_denoiser.ipynb #ce695af0
 def load_denoiser(
     folder: str | Path,                    # as `save_denoiser` wrote it
     name: str = "denoiser",                # stem of both files
@@ -406,12 +453,14 @@ def load_denoiser(
     for file in (path, path.with_suffix(".json")):
         if not file.is_file():
             raise FileNotFoundError(f"no denoiser at {folder}: {file.name} is missing")
-    stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    stored = config_from_dict(DenoiserConfig, stored.get("config", stored))
+    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    stored = config_from_dict(DenoiserConfig, about.get("config", about))
     config = config or stored
     if config.layout != stored.layout:
         raise ValueError(_wrong_layout(path, stored.layout, config.layout))
-    try: return from_original_state_dict(read_weights(path), config).to(dtype), config
+    weights = read_weights(path)
+    if "base" in about: weights = apply_change(weights, _base_weights(path, **about["base"]))
+    try: return from_original_state_dict(weights, config).to(dtype), config
     except ValueError as e: raise ValueError(f"{path}: {e}") from e
 
 # %% ../nbs/04_denoiser.ipynb #22db8e8e
