@@ -169,7 +169,7 @@ def info_command(args: argparse.Namespace):
         print("no shipped denoiser: train one with `tld train-shipped`")
         return
     for key, value in json.loads(card.read_text(encoding="utf-8")).items():
-        if key != "train_config": print(f"  {key}: {json.dumps(value)}")
+        if key not in ("train_config", "runs"): print(f"  {key}: {json.dumps(value)}")
 
 # %% ../nbs/cli.ipynb #bc8d453e
 def train_command(args: argparse.Namespace):
@@ -195,8 +195,8 @@ def train_text_encoder_command(args: argparse.Namespace):
 
 def train_shipped_command(args: argparse.Namespace):
     "Train the shipped denoiser; a killed run goes on."
-    from tld.train import shipped_config, train_shipped
-    path = train_shipped(shipped_config(args.out))
+    from tld.train import shipped_configs, shipped_scenes, train_shipped
+    path = train_shipped(shipped_configs(args.out), shipped_scenes())
     print(f"wrote {path}" if path else "stopped; the same command goes on")
 
 # %% ../nbs/cli.ipynb #62e264e6

@@ -404,15 +404,15 @@ def save_denoiser(
     folder: str | Path,               # gets NAME.json and NAME.safetensors
     name: str = "denoiser",           # stem of both files
     extra: dict | None = None,        # what else the JSON shall say (recipe, accuracy, licence ...)
-    dtype: torch.dtype | None = None, # store floating-point weights in this dtype, e.g. float16
+    dtype: torch.dtype | None = None, # store the parameters in this dtype, e.g. float16
     base: str | Path | None = None,   # folder of the denoiser it was trained from: store the change
 ) -> Path:                            # the weights file
     "Write a denoiser, weights as safetensors and configuration as JSON, each file whole."
     path, about = Path(folder) / f"{name}.safetensors", dict(extra or {})
-    weights = {key.replace("_orig_mod.", "").removeprefix("module."): value.detach().cpu()
+    rounded = {key for key, _ in model.named_parameters()} if dtype else ()  # never a buffer
+    weights = {key.replace("_orig_mod.", "").removeprefix("module."):
+               (value.to(dtype) if key in rounded else value).detach().cpu().contiguous()
                for key, value in model.state_dict().items()}
-    weights = {key: (value.to(dtype) if dtype and value.is_floating_point() else value).contiguous()
-               for key, value in weights.items()}
     if base:
         file = Path(base) / "denoiser.safetensors"
         weights = weights_change(weights, read_weights(file))

@@ -8,8 +8,8 @@ __all__ = ['training_loss', 'drop_text', 'encode_scenes', 'batch_indices', 'make
            'accumulate_gradients', 'train_step', 'OnItsWay', 'read_losses', 'checkpoints', 'read_meta',
            'save_checkpoint', 'prune_checkpoints', 'resume', 'start_from', 'StopSignals', 'validate', 'write_log',
            'start_log', 'report', 'check_data', 'check_run', 'stop_early', 'progress_bar', 'step_bar', 'main',
-           'generate_latents', 'save_samples', 'prompt_accuracy', 'shipped_world', 'shipped_config', 'held_out_prompts',
-           'train_shipped']
+           'generate_latents', 'save_samples', 'prompt_accuracy', 'shipped_world', 'shipped_scenes', 'shipped_configs',
+           'held_out_prompts', 'train_shipped']
 
 # %% ../nbs/10_training.ipynb #571a0d06
 import contextlib
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -671,16 +671,28 @@ def shipped_world() -> World:
     return World("fixed", tuple(OBJECTS), pair_sizes=(28,), single_sizes=(38,), pair_jitter=0,
                  single_jitter=0)
 
-# %% ../nbs/10_training.ipynb #bba9099c
-def shipped_config(
-    out_dir: str | Path,   # gets data, checkpoint and model
-) -> ModelConfig:
-    "The run that made the shipped model."
-    return ModelConfig(
-        DataConfig(f"{out_dir}/latents.npy", f"{out_dir}/text.npy"),
-        DenoiserConfig.scenes(embed_dim=192),
-        TrainConfig.scenes(n_steps=3000, alpha=0.998, from_scratch=False,
-                           save_and_eval_every_iters=250, run_dir=str(out_dir)))
+# %% ../nbs/10_training.ipynb #d2e46a49
+def shipped_scenes(
+    n: int = 60_000,           # scenes of each run
+) -> list[SceneDataset]:
+    "What the two runs of the shipped model train on: scenes as they come; more single objects."
+    singles = replace(shipped_world(), p_single=0.5)
+    return [SceneDataset(shipped_world(), "train", n, seed=11),
+            SceneDataset(singles, "train", n, seed=12, p_background=0.8, p_vague=0.2)]
+
+# %% ../nbs/10_training.ipynb #2cf02315
+def shipped_configs(
+    out_dir: str | Path,       # each run gets a folder in it: data, checkpoints, model
+) -> list[ModelConfig]:        # the second goes on from the weights of the first
+    "The two runs that made the shipped model."
+    first, second = (str(Path(out_dir) / name) for name in ("first", "second"))
+    recipe = dict(alpha=0.998, from_scratch=False, save_and_eval_every_iters=250)
+    recipes = [dict(n_steps=3000, run_dir=first),
+               dict(n_steps=5000, run_dir=second, start_from=first, batch_size=32, lr=5e-4,
+                    muon_lr=0.01, seed=1)]
+    return [ModelConfig(DataConfig(f"{r['run_dir']}/latents.npy", f"{r['run_dir']}/text.npy"),
+                        DenoiserConfig.scenes(embed_dim=192), TrainConfig.scenes(**recipe, **r))
+            for r in recipes]
 
 # %% ../nbs/10_training.ipynb #d3030f10
 def held_out_prompts(
@@ -692,28 +704,29 @@ def held_out_prompts(
     return {name: SceneDataset("full", split, n, seed=4, n_objects=k)
             for name, (split, k) in kinds.items()}
 
-# %% ../nbs/10_training.ipynb #ccd92f5c
+# %% ../nbs/10_training.ipynb #77090fef
 def train_shipped(
-    config: ModelConfig,                   # such as `shipped_config`; data lie in its run folder
-    n_scenes: int = 60_000,                # to train on
+    configs: Sequence[ModelConfig],        # one run after the other, such as `shipped_configs`
+    scenes: Sequence[SceneDataset],        # what each trains on, such as `shipped_scenes`
     n_prompts: int = 1000,                 # of each kind, to measure with
     guidance: float = 2.0,                 # measured with
 ) -> Path | None:                          # the weights, float16; beside them what was measured
-    "Encode scenes, train, measure, save; goes on where a killed run stopped."
-    run_dir = config.train_config.run_dir
+    "Encode scenes and train, run by run; measure, save. Goes on where it was stopped or killed."
     vae, encoder = load_autoencoder(), load_text_encoder()
-    if not Path(config.data_config.text_emb_path).exists():
-        scenes = SceneDataset(shipped_world(), "train", n_scenes, seed=11)
-        encode_scenes(run_dir, scenes, vae, encoder)
-    if not main(config): return None   # stopped by a signal
-    model, _ = load_denoiser(run_dir)
-    judge = Judge("full")
+    for config, dataset in zip(configs, scenes, strict=True):
+        if not Path(config.data_config.text_emb_path).exists():
+            encode_scenes(config.train_config.run_dir, dataset, vae, encoder)
+        if not main(config): return None   # stopped by a signal, or not the process that saves
+    run_dir, half = config.train_config.run_dir, torch.float16
+    save_denoiser(load_denoiser(run_dir)[0], config.denoiser_config, run_dir, dtype=half)
+    model, judge = load_denoiser(run_dir)[0], Judge("full")   # what is measured is what ships
     parts = {name: prompt_accuracy(model, vae, encoder, prompts, judge, guidance=guidance)
              for name, prompts in held_out_prompts(n_prompts).items()}
     about = {"accuracy": {name: share["all"] for name, share in parts.items()},
              "accuracy_parts": parts, "n_prompts": n_prompts, "guidance": guidance,
-             "n_scenes": n_scenes, "train_config": config_to_dict(config.train_config)}
-    return save_denoiser(model, config.denoiser_config, run_dir, extra=about, dtype=torch.float16)
+             "runs": [{"n_scenes": len(d), "train_config": config_to_dict(c.train_config)}
+                      for c, d in zip(configs, scenes)]}
+    return save_denoiser(model, config.denoiser_config, run_dir, extra=about, dtype=half)
 
 # %% ../nbs/10_training.ipynb #0a843a00
 if __name__ == "__main__" and "__file__" in globals():   # accelerate launch -m tld.train FILE
