@@ -359,11 +359,12 @@ class TextEncoder(nn.Module):
     ) -> Tensor:                        # (B, E) float32, or (B, L, E): pooled, tokens, zero rows
         "Encode captions; one over-long is cut, with one warning."
         ids = self._tokenize(captions).to(self.model.positional_embedding.device)    # (B, L)
-        x = token_states(self.model, ids)                                              # (B, L, W)
-        x = (x @ self.model.text_projection).float() / self.scale                     # (B, L, E)
-        end = ids.argmax(-1)
-        pooled = x[torch.arange(len(x)), end]
+        end = ids.argmax(-1)                                                         # (B,)
+        if not tokens: ids = ids[:, :end.max() + 1]   # the tower is causal: the rest changes nothing
+        x, rows = token_states(self.model, ids), torch.arange(len(ids))              # (B, L, W)
+        pooled = (x[rows, end] @ self.model.text_projection).float() / self.scale    # (B, E)
         if not tokens: return pooled
+        x = (x @ self.model.text_projection).float() / self.scale                    # (B, L, E)
         words = (torch.arange(ids.shape[1], device=end.device) < end[:, None]) & (ids != ids[:, :1])
         # The start token goes: it says nothing.
         return torch.cat([pooled[:, None], (x * words[..., None])[:, 1:]], 1)
