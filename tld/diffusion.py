@@ -72,8 +72,10 @@ class LatentModel:
         vae: nn.Module,     # `AutoencoderKL`, decodes its latents
         device: str | torch.device = "cpu",
         model_dtype: torch.dtype = torch.float32,  # other: autocast to it; the solver stays float32
+        compile: bool = False,  # `torch.compile` the denoiser: slow to start, for many pictures
     ):
         self.model, self.vae = model.to(device).eval(), vae.to(device)
+        if compile: self.model = torch.compile(self.model)
         self.device, self.model_dtype = torch.device(device), model_dtype
 
     def precision(self) -> contextlib.AbstractContextManager:
@@ -393,6 +395,7 @@ class PromptModel:
         model_dtype: torch.dtype = torch.float32,
         vae: nn.Module | None = None,       # one loaded already; None: the configuration's
         encoder: object | None = None,      # the same for the text encoder
+        compile: bool = False,              # `torch.compile` the denoiser
     ):
         self.config = config or LTDConfig()
         self.denoiser, self.denoiser_cfg = denoiser_from(self.config)
@@ -405,7 +408,7 @@ class PromptModel:
             encoder = load_text_encoder(clip_cfg.clip_model_name, device, clip_cfg.clip_dtype)
         check_parts(self.denoiser_cfg, vae, encoder)
         self.vae, self.encoder = vae, encoder
-        self.diffuser = DiffusionGenerator(self.denoiser, vae, device, model_dtype)
+        self.diffuser = DiffusionGenerator(self.denoiser, vae, device, model_dtype, compile)
 
     def embed(
         self,
