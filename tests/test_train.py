@@ -366,28 +366,42 @@ def test_the_file_for_two_machines_is_one_that_accelerate_reads():
     assert (read.num_machines, read.num_processes, read.distributed_type) == (2, 16, "MULTI_GPU")
 
 
-def test_the_network_can_be_sharded_at_its_blocks():
-    def body():
-        from torch.distributed.fsdp import fully_shard
-        with tld.train.start_accelerator(ModelConfig(DataConfig("", ""))) as accelerator:
-            torch.manual_seed(0)
-            whole = Denoiser.from_config(DenoiserConfig.tiny(n_layers=2))
-            parts = copy.deepcopy(whole)
-            for block in parts.denoiser_trans_block.decoder_blocks:
-                fully_shard(block)
-            fully_shard(parts)
-            weight = parts.denoiser_trans_block.decoder_blocks[1].mlp.mlp[0].weight
-            assert weight.to_local().numel() == weight.numel() // accelerator.num_processes
-            x, level, text = torch.randn(3, 4, 8, 8), torch.rand(3, 1), torch.randn(3, 16)
-            for model in (whole, parts):
-                optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-                for _ in range(2):
-                    optimizer.zero_grad()
-                    (model(x, level, text) - x).square().mean().backward()
-                    optimizer.step()
-            for a, b in zip(whole.parameters(), parts.parameters()):
-                torch.testing.assert_close(a, b.full_tensor(), rtol=0, atol=1e-4)
-    assert finish(start(body, 2)) == [0, 0]
+# ---- FSDP: two processes share one model ----
+
+@pytest.fixture
+def fsdp(monkeypatch):
+    "What `accelerate launch --config_file fsdp.yaml` tells the processes it starts."
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+    from accelerate.commands.launch import _validate_launch_command
+    args = launch_command_parser().parse_args(
+        ["--config_file", str(ROOT / "nbs" / "accelerate" / "fsdp.yaml"), "train.py"])
+    args, *_ = _validate_launch_command(args)
+    told = prepare_multi_gpu_env(args)
+    told = {k: v for k, v in told.items() if k.startswith("FSDP_") or k == "ACCELERATE_USE_FSDP"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    return told
+
+
+def sharded(config, **changes):
+    return exact(config, batch_size=8, **changes)
+
+
+def test_shared_weights_train_as_whole_ones(config, fsdp, monkeypatch):
+    split = train(here(sharded(config), "split"), 2)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    whole = train(here(exact(config), "whole"))
+    losses = [torch.tensor([e["loss"] for e in log(run_dir)]) for run_dir in (whole, split)]
+    assert len(losses[0]) == 24
+    torch.testing.assert_close(*losses, rtol=0, atol=1e-4)
+    assert losses[0][-4:].mean() < 0.7 * losses[0][:4].mean()
+    ends = [load_denoiser(run_dir)[0].state_dict() for run_dir in (whole, split)]
+    for key in ends[0]:
+        torch.testing.assert_close(ends[0][key], ends[1][key], rtol=0, atol=1e-4)
+    last = [load_file(checkpoints(run_dir)[-1] / "model.safetensors") for run_dir in (whole, split)]
+    for key in last[0]:
+        torch.testing.assert_close(last[0][key], last[1][key], rtol=0, atol=1e-4)
 
 
 def test_each_picture_is_seen_once_per_epoch_by_one_of_two_processes(config):
