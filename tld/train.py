@@ -212,9 +212,10 @@ def fsdp_settings(
 ) -> FullyShardedDataParallelPlugin | None:   # None: every process holds the whole model
     "Read what `accelerate launch` was told of FSDP; ValueError: what to set otherwise."
     if os.environ.get("ACCELERATE_USE_FSDP") != "true": return None
+    if os.environ.get("FSDP_VERSION") != "2":   # or accelerate would stumble over the others
+        raise ValueError("FSDP works here only with fsdp_version: 2")
     fsdp = FullyShardedDataParallelPlugin()
-    fine = {"fsdp_version: 2": fsdp.fsdp_version == 2,
-            "fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP": fsdp.transformer_cls_names_to_wrap,
+    fine = {"fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP": fsdp.transformer_cls_names_to_wrap,
             "fsdp_reshard_after_forward: true": fsdp.reshard_after_forward is True,
             "fsdp_offload_params: false": not isinstance(fsdp.cpu_offload, CPUOffloadPolicy),
             "fsdp_activation_checkpointing: false": not fsdp.activation_checkpointing,
