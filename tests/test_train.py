@@ -504,8 +504,8 @@ def test_accelerate_launches_fsdp(config, fsdp, tmp_path):
     fsdp.undo()
     (tmp_path / "config.json").write_text(json.dumps(config_to_dict(config)))
     command = ["-m", "accelerate.commands.launch", "--config_file",
-               ROOT / "nbs" / "accelerate" / "fsdp.yaml", "--num_processes", "2", "--main_process_port", free_port(),
-               "-m", "tld.train", tmp_path / "config.json"]
+               ROOT / "nbs" / "accelerate" / "fsdp.yaml", "--num_processes", "2",
+               "--main_process_port", free_port(), "-m", "tld.train", tmp_path / "config.json"]
     done = subprocess.run([sys.executable, *map(str, command)], cwd=tmp_path, text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
                           capture_output=True, timeout=300)
