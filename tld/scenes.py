@@ -578,7 +578,7 @@ class Judge:
     def __init__(self,
                  world: World | str = "full",
                  slack: int = 3,       # how far from its places an object is looked for, px
-                 reach: int = 2):      # how far a match at half resolution is moved at full, px
+                 reach: int = 3):      # how far a match at half resolution is moved at full, px
         self.world = get_world(world)
         self.templates, self.reach = Templates(self.world), reach
         self.masks = [_slot_mask(self.world, slot, slack) for slot in SLOTS]
