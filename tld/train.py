@@ -9,8 +9,8 @@ __all__ = ['WHOLE', 'training_loss', 'drop_text', 'encode_scenes', 'batch_indice
            'checkpoints', 'read_meta', 'gather_weights', 'load_weights', 'gather_optimizer', 'load_optimizer',
            'save_checkpoint', 'prune_checkpoints', 'resume', 'start_from', 'StopSignals', 'validate', 'write_log',
            'start_log', 'report', 'check_data', 'check_run', 'stop_early', 'progress_bar', 'step_bar', 'main',
-           'generate_latents', 'save_samples', 'prompt_accuracy', 'shipped_world', 'shipped_scenes', 'shipped_configs',
-           'held_out_prompts', 'train_shipped']
+           'generate_latents', 'sample_texts', 'save_samples', 'prompt_accuracy', 'shipped_world', 'shipped_scenes',
+           'shipped_configs', 'held_out_prompts', 'train_shipped']
 
 # %% ../nbs/10_training.ipynb #571a0d06
 import contextlib
@@ -50,7 +50,8 @@ from .noise_schedules import noise_distribution, noise_level_grid, q_sample
 from .optim import (
     MuonAdamW, ema_decay, ema_update, lr_factor, remove, split_parameters, write_whole)
 from .sampling import guided, sample, seeded_noise
-from .scenes import OBJECTS, Judge, SceneDataset, World, agreement, parse_prompt
+from .scenes import (
+    OBJECTS, Judge, SceneDataset, World, agreement, labelled_sheet, parse_prompt)
 from .text import load_text_encoder
 from .vdm import diffusion_loss
 
@@ -630,6 +631,7 @@ def check_run(
     cfg, run_dir = config.train_config, Path(config.train_config.run_dir)
     data.check(config.denoiser_config, cfg.batch_size * world)
     make_noise(cfg)
+    if config.data_config.val_path: sample_texts(config.data_config)
     if cfg.batch_size % cfg.accumulate:
         raise ValueError(f"batch_size={cfg.batch_size} is not a multiple of {cfg.accumulate=}")
     if cfg.seed < 0: raise ValueError(f"seed={cfg.seed} must not be negative")
@@ -719,17 +721,31 @@ def generate_latents(
     denoiser = guided(denoise, labels, torch.zeros_like(labels), guidance)
     return sample(denoiser, x, noise_level_grid(n_steps), sampler, seeds=seeds)
 
-# %% ../nbs/10_training.ipynb #a9727077
+# %% ../nbs/10_training.ipynb #2d6b271e
+def sample_texts(
+    paths: DataConfig,
+) -> tuple[Tensor, list[str]]:   # embeddings (m, E) or (m, L, E); captions, or none
+    "Read what to draw for the sample grids; ValueError where captions are not one for each."
+    labels = torch.from_numpy(np.load(paths.val_path)).float()
+    file = Path(paths.val_path).with_suffix(".txt")
+    captions = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    if captions and len(captions) != len(labels):
+        raise ValueError(f"{file} has {len(captions)} captions, {paths.val_path} {len(labels)} texts")
+    return labels, captions
+
+# %% ../nbs/10_training.ipynb #1943bf33
 def save_samples(
     state: TrainState,
     path: Path,         # a PNG
 ):
     "Draw the validation texts from the averaged weights into one sheet, the same noise each time."
-    from torchvision.utils import save_image
-    labels = torch.from_numpy(np.load(state.config.data_config.val_path)).float()
-    vae = load_autoencoder(state.config.vae_cfg.vae_name)
-    images = decode_latents(vae, generate_latents(state.ema_model, labels).cpu())
-    write_whole(path, lambda p: save_image((images + 1) / 2, p, nrow=8, format="png"))
+    labels, captions = sample_texts(state.config.data_config)
+    latents = generate_latents(state.ema_model, labels).cpu()
+    if state.rank: return
+    images = decode_latents(load_autoencoder(state.config.vae_cfg.vae_name), latents)
+    scale = max(1, 128 // images.shape[3])          # room for words
+    sheet = labelled_sheet(images, captions, columns=min(8, len(images)), scale=scale)
+    write_whole(path, lambda p: sheet.save(p, "PNG"))
 
 # %% ../nbs/10_training.ipynb #44b47b34
 def prompt_accuracy(
