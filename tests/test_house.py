@@ -35,7 +35,8 @@ LOWER = {
     "data": BASE | {"autoencoder", "text"},
     "train": BASE | {"noise_schedules", "vdm", "sampling", "denoiser", "scenes", "autoencoder",
                      "text", "data"},
-    "diffusion": BASE | {"noise_schedules", "sampling", "denoiser", "autoencoder", "text"},
+    "diffusion": BASE | {"noise_schedules", "sampling", "denoiser", "scenes", "autoencoder",
+                         "text"},
 }
 LATER = ["evaluate", "distill", "high_resolution", "outpainting", "interpolation", "cli"]
 
