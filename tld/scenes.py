@@ -535,18 +535,22 @@ def _refine(w: Tensor, background: Tensor, name: str, sizes: list[int], at: int,
     "Match an object at full resolution: the best over small shifts and the next sizes."
     cells = SIDE // 2
     s, y, x = at // cells**2, at // cells % cells * 2, at % cells * 2
-    window, best = F.pad(w, (reach, reach + 2) * 2), (-torch.inf, torch.zeros_like(w))
-    for size in sizes[max(0, s - 1):s + 2]:
+    near = sizes[max(0, s - 1):s + 2]
+    margin = reach + max(near) - min(near)
+    window, best = F.pad(w, (margin, margin + 2) * 2), (-torch.inf, torch.zeros_like(w))
+    for size in near:
         t = torch.from_numpy(sprite(name, size)).permute(2, 0, 1)
         t = t[:3] - t[3:] * background[:, None, None]                            # alpha (f - b)
-        part = window[:, y:y + size + 2 * reach, x:x + size + 2 * reach]
+        first = margin - reach + (sizes[s] - size) // 2      # another size about the same centre
+        top, left = y + first, x + first
+        part = window[:, top:top + size + 2 * reach, left:left + size + 2 * reach]
         if min(part.shape[1:]) < size: continue
         gains = 2 * F.conv2d(part[None], t[None])[0, 0] - t.square().sum()
         if (gain := gains.max().item()) <= best[0]: continue
         dy, dx = divmod(gains.argmax().item(), gains.shape[1])
         painted = torch.zeros_like(window)
-        painted[:, y + dy:y + dy + size, x + dx:x + dx + size] = t
-        best = gain, painted[:, reach:reach + SIDE, reach:reach + SIDE]
+        painted[:, top + dy:top + dy + size, left + dx:left + dx + size] = t
+        best = gain, painted[:, margin:margin + SIDE, margin:margin + SIDE]
     return best
 
 # %% ../nbs/06_scenes.ipynb #3cc15465
