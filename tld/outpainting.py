@@ -39,7 +39,7 @@ from .text import load_text_encoder
 from .train import encode_scenes, generate_latents, main, shipped_world
 from .vdm import forward_coefficients
 
-# %% ../nbs/15_outpainting.ipynb #97f9e6bf
+# %% ../nbs/15_outpainting.ipynb #7cc3bad8
 @torch.no_grad()
 def repaint(
     denoiser: DenoiserFn,   # (x (B, ...), noise_level (B,)) -> x0_hat, knows of no mask
@@ -203,7 +203,7 @@ def train_outpainting(
     about = {"n_scenes": n_scenes, "train_config": config_to_dict(config.train_config)}
     return save_denoiser(load_denoiser(run_dir)[0], sizes, out, extra=about, base=base)
 
-# %% ../nbs/15_outpainting.ipynb #343a5a9f
+# %% ../nbs/15_outpainting.ipynb #f404e375
 OUTPAINTING = ASSETS / "outpainting"   # weights that come with the package
 
 def as_batch(
@@ -213,7 +213,7 @@ def as_batch(
     x = from_pil(pictures) if isinstance(pictures, Image.Image) else pictures
     return x if x.ndim == 4 else x[None]
 
-# %% ../nbs/15_outpainting.ipynb #5a5132e7
+# %% ../nbs/15_outpainting.ipynb #44a9fde6
 DIRECTIONS = {"right": (3, True), "left": (3, False), "down": (2, True), "up": (2, False)}
 
 def grown(
@@ -239,7 +239,7 @@ def last_window(
     axis, after = DIRECTIONS[direction]
     return x.narrow(axis, x.shape[axis] - side if after else 0, side)
 
-# %% ../nbs/15_outpainting.ipynb #e24110e6
+# %% ../nbs/15_outpainting.ipynb #bf9fc976
 class Painter(PromptModel):
     "Paints what a mask leaves open; a subclass says how, in `latents`."
     @property
@@ -273,7 +273,7 @@ class Painter(PromptModel):
                          class_guidance)
         return torch.where(mask > 0, x, self.diffuser.decode(z).to(x))
 
-# %% ../nbs/15_outpainting.ipynb #dc5c8664
+# %% ../nbs/15_outpainting.ipynb #10b159b0
 class Outpainter(Painter):
     "Paints with the model that is told what is known; `Outpainter()` is the shipped one."
     def __init__(
@@ -295,7 +295,7 @@ class Outpainter(Painter):
         extra = known_part(self.vae, pictures.to(self.diffuser.device), mask, token)
         return generate_latents(Given(self.denoiser, extra), labels, n_iter, guidance, seeds)
 
-# %% ../nbs/15_outpainting.ipynb #51dfab8c
+# %% ../nbs/15_outpainting.ipynb #fb6d7042
 def outpaint(
     painter: Painter,
     pictures: Image.Image | Tensor,  # the window's size or longer, in the direction
@@ -317,7 +317,7 @@ def outpaint(
     end.copy_(painter.paint(end, last_window(mask, direction, side), prompts, **settings))
     return canvas
 
-# %% ../nbs/15_outpainting.ipynb #f57100c5
+# %% ../nbs/15_outpainting.ipynb #fd2d7a9a
 def panoramas(
     painter: Painter,
     prompts: Sequence[Sequence[str]],  # a list for each panorama, equally long
@@ -343,7 +343,7 @@ def panorama(
     "Draw one panorama."
     return to_pil(panoramas(painter, [check_prompts(prompts)], direction, **settings)[0])
 
-# %% ../nbs/15_outpainting.ipynb #df6a4d51
+# %% ../nbs/15_outpainting.ipynb #f8e2707c
 def chain_prompts(
     names: Sequence[str],        # of objects, in the order in which they are painted
     background: str,
@@ -355,7 +355,7 @@ def chain_prompts(
     return [describe(Scene(pair if after else pair[::-1], relation, background, ()))
             for pair in pairwise(names)]
 
-# %% ../nbs/15_outpainting.ipynb #825debd6
+# %% ../nbs/15_outpainting.ipynb #ba263d96
 def seam(
     pictures: Tensor,   # (B, 3, H, W) in [-1, 1]
     mask: Tensor,       # (B, 1, H, W), 1 = known
@@ -368,7 +368,7 @@ def seam(
         edges = edges + edge.sum((1, 2, 3))
     return 127.5 * jump / edges.clamp_min(1)
 
-# %% ../nbs/15_outpainting.ipynb #663fe00f
+# %% ../nbs/15_outpainting.ipynb #9d124668
 def hide_one(
     scene: Scene,    # of two objects, in slots
     which: int,      # 0 or 1: the object to hide
@@ -398,7 +398,7 @@ def outpainting_marks(
         parts.append(marks)
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-# %% ../nbs/15_outpainting.ipynb #21512428
+# %% ../nbs/15_outpainting.ipynb #8a76d9e3
 class Repainter(Painter):
     "Paints with a model that knows of no mask, by `repaint`; `Repainter()` is the shipped one."
     resample = 1    # r: how often each step is taken
