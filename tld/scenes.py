@@ -249,6 +249,7 @@ def describe(
     rng: np.random.Generator | None = None,   # None: the plain, canonical caption
     p_background: float = 0.9,                 # how often the background is mentioned
     p_vague: float = 0.05,                     # how often "next to" stands for "left of"
+    turn_vague: bool = True,                   # ... either way round; False: as left of is
 ) -> str:
     "Say what a scene shows, as people would: any order, synonyms, filler, vague at times."
     plain, rng = rng is None, rng or np.random.default_rng(0)
@@ -259,7 +260,7 @@ def describe(
         relation = _OPPOSITE[scene.relation] if turned else scene.relation
         words = scene.relation if plain else str(rng.choice(_RELATION_WORDS[relation]))
         if not plain and scene.relation == "left of" and rng.random() < p_vague:
-            words = str(rng.choice(_VAGUE))
+            words, turned = str(rng.choice(_VAGUE)), turned and turn_vague
         text = f" {words} ".join(nouns[::-1] if turned else nouns)
     if plain:
         article = "an" if scene.background[0] in "aeiou" else "a"
@@ -391,6 +392,7 @@ def make_scene(
     n_objects: int | None = None,    # 1 or 2; None: as the world mixes them
     p_background: float = 0.9,       # how often the caption mentions the background
     p_vague: float = 0.05,           # how often it says "next to" for "left of"
+    turn_vague: bool = True,         # ... either way round; False: as left of is
 ) -> Scene:
     "Draw the scene that (world, split, seed, index) stands for: the same on every machine."
     world = get_world(world)
@@ -405,7 +407,8 @@ def make_scene(
         if single or (frozenset(names) in unseen_pairs(world)) == (split == "unseen"): break
     relation = None if single else ("left of", "above")[int(rng.integers(2))]
     scene = Scene(names, relation, background, _boxes(world, relation, rng))
-    return dataclasses.replace(scene, caption=describe(scene, rng, p_background, p_vague))
+    return dataclasses.replace(scene, caption=describe(scene, rng, p_background, p_vague,
+                                                       turn_vague))
 
 # %% ../nbs/06_scenes.ipynb #ce62310c
 class SceneDataset(torch.utils.data.Dataset):
@@ -417,11 +420,13 @@ class SceneDataset(torch.utils.data.Dataset):
                  seed: int = 0,
                  n_objects: int | None = None,  # 1 or 2; None: as the world mixes them
                  p_background: float = 0.9,     # how often a caption mentions the background
-                 p_vague: float = 0.05):        # how often it says "next to" for "left of"
+                 p_vague: float = 0.05,         # how often it says "next to" for "left of"
+                 turn_vague: bool = True):      # ... either way round; False: as left of is
         _check_split(split)
         if n <= 0: raise ValueError(f"a data set needs at least one scene, got n = {n}")
         self.world, self.split, self.n, self.seed = get_world(world), split, n, seed
-        self.how = dict(n_objects=n_objects, p_background=p_background, p_vague=p_vague)
+        self.how = dict(n_objects=n_objects, p_background=p_background, p_vague=p_vague,
+                        turn_vague=turn_vague)
 
     def __len__(self) -> int: return self.n
 
@@ -578,7 +583,7 @@ class Judge:
     def __init__(self,
                  world: World | str = "full",
                  slack: int = 3,       # how far from its places an object is looked for, px
-                 reach: int = 2):      # how far a match at half resolution is moved at full, px
+                 reach: int = 3):      # how far a match at half resolution is moved at full, px
         self.world = get_world(world)
         self.templates, self.reach = Templates(self.world), reach
         self.masks = [_slot_mask(self.world, slot, slack) for slot in SLOTS]

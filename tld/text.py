@@ -360,7 +360,7 @@ class TextEncoder(nn.Module):
         "Encode captions; one over-long is cut, with one warning."
         ids = self._tokenize(captions).to(self.model.positional_embedding.device)    # (B, L)
         end = ids.argmax(-1)                                                         # (B,)
-        if not tokens: ids = ids[:, :end.max() + 1]   # the tower is causal: the rest changes nothing
+        if not tokens: ids = ids[:, :end.max() + 1]    # the tower is causal: no end sees beyond
         x, rows = token_states(self.model, ids), torch.arange(len(ids))              # (B, L, W)
         pooled = (x[rows, end] @ self.model.text_projection).float() / self.scale    # (B, E)
         if not tokens: return pooled

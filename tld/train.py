@@ -677,26 +677,30 @@ def shipped_world() -> World:
 
 # %% ../nbs/10_training.ipynb #d2e46a49
 def shipped_scenes(
-    n: int = 60_000,           # scenes of each run
+    n: int = 60_000,           # scenes of the first two runs; of the third two fifths
 ) -> list[SceneDataset]:
-    "What the two runs of the shipped model train on: scenes as they come; more single objects."
-    singles = replace(shipped_world(), p_single=0.5)
-    return [SceneDataset(shipped_world(), "train", n, seed=11),
-            SceneDataset(singles, "train", n, seed=12, p_background=0.8, p_vague=0.2)]
+    "What the runs of the shipped model train on: as they come; more singles; `next to` in order."
+    world = shipped_world()
+    singles = replace(world, p_single=0.5)
+    return [SceneDataset(world, "train", n, seed=11),
+            SceneDataset(singles, "train", n, seed=12, p_background=0.8, p_vague=0.2),
+            SceneDataset(world, "train", n * 2 // 5, seed=13, p_background=0.8, p_vague=0.6,
+                         turn_vague=False)]
 
-# %% ../nbs/10_training.ipynb #2cf02315
+# %% ../nbs/10_training.ipynb #4176976c
 def shipped_configs(
     out_dir: str | Path,       # each run gets a folder in it: data, checkpoints, model
-) -> list[ModelConfig]:        # the second goes on from the weights of the first
-    "The two runs that made the shipped model."
-    first, second = (str(Path(out_dir) / name) for name in ("first", "second"))
-    recipe = dict(alpha=0.998, from_scratch=False, save_and_eval_every_iters=250)
-    recipes = [dict(n_steps=3000, run_dir=first),
-               dict(n_steps=5000, run_dir=second, start_from=first, batch_size=32, lr=5e-4,
-                    muon_lr=0.01, seed=1)]
-    return [ModelConfig(DataConfig(f"{r['run_dir']}/latents.npy", f"{r['run_dir']}/text.npy"),
-                        DenoiserConfig.scenes(embed_dim=192), TrainConfig.scenes(**recipe, **r))
-            for r in recipes]
+) -> list[ModelConfig]:        # each but the first goes on from the weights of the one before
+    "The runs that made the shipped model."
+    folders = [str(Path(out_dir) / name) for name in ("first", "second", "third")]
+    recipes = [dict(n_steps=3000),
+               dict(n_steps=5000, start_from=folders[0], batch_size=32, lr=5e-4, muon_lr=0.01),
+               dict(n_steps=2500, start_from=folders[1], batch_size=32, lr=3e-4, muon_lr=0.006)]
+    return [ModelConfig(DataConfig(f"{folder}/latents.npy", f"{folder}/text.npy"),
+                        DenoiserConfig.scenes(embed_dim=192),
+                        TrainConfig.scenes(alpha=0.998, from_scratch=False, run_dir=folder, seed=i,
+                                           save_and_eval_every_iters=250, **recipe))
+            for i, (folder, recipe) in enumerate(zip(folders, recipes))]
 
 # %% ../nbs/10_training.ipynb #d3030f10
 def held_out_prompts(
