@@ -12,7 +12,7 @@ half pasted over its picture. `free`: the judge finds the objects asked for, in 
 `window`: the background, too. `seam`: mean jump at the edge, 8-bit steps; among `floors`, `real` is
 that of the true picture, `coded` that of the known half pasted over the true picture as the
 autoencoder gives it back. `from_text`: everything hidden, beside the shipped model. `hard`: `cut`,
-the edge goes through an object, error of the hidden strip against the truth, root mean square in
+the edge goes through an object, root mean square error of the hidden strip against the truth, in
 8-bit steps; `unnamed`, captions that do not name the background, seam. `rows`: panoramas of twelve
 objects, right windows by place.
 """
@@ -107,15 +107,19 @@ def hard_cases(ways: dict, n: int) -> dict:
     for i, half in enumerate(halves):   # the outer 16 pixels of the hidden half stay hidden
         axis = 2 if scenes[i].relation == "left of" else 1
         strips.append(torch.maximum(half, half.roll(16 if i % 2 else -16, axis)))
-    strips, result = torch.stack(strips), {"n": n}
+    strips, result, errors = torch.stack(strips), {"n": n}, {}
     named = [describe(s) for s in scenes]
     for way, paint in ways.items():
         y, cut = (torch.cat([paint(*(t[i:i + GROUP] for t in (x, mask, texts, range(n))))
                              for i in range(0, n, GROUP)])
                   for mask, texts in ((halves, [s.caption for s in scenes]), (strips, named)))
-        hidden = (1 - strips).expand_as(cut) > 0
-        result[way] = {"unnamed": round(seam(y, halves).mean().item(), 2),
-                       "cut": round(127.5 * (cut - x)[hidden].square().mean().sqrt().item(), 2)}
+        hidden = (1 - strips).expand_as(x)
+        square = ((cut - x) * hidden).square().sum((1, 2, 3)) / hidden.sum((1, 2, 3))
+        errors[way] = {"unnamed": seam(y, halves), "cut": 127.5 * square.sqrt()}
+        result[way] = {"unnamed": round(errors[way]["unnamed"].mean().item(), 2),
+                       "cut": round(127.5 * square.mean().sqrt().item(), 2)}
+    result["effects"] = {part: str(effect(e, errors["told"][part]))   # told minus written over
+                         for part, e in errors["written over"].items()}
     return result
 
 

@@ -246,7 +246,8 @@ def with_extra(
 ) -> Tensor:                # (B, C + E, H, W)
     "Put what is given behind the channels of the latents; a ValueError for another shape."
     if extra is None and not extra_channels: return x
-    wanted, got = (len(x), extra_channels, *x.shape[2:]), extra if extra is None else (*extra.shape,)
+    wanted = len(x), extra_channels, *x.shape[2:]
+    got = None if extra is None else tuple(extra.shape)
     if got != wanted: raise ValueError(f"extra must be (B, E, H, W) = {wanted}, got {got}")
     return torch.cat([x, extra.to(x)], 1)
 
@@ -341,8 +342,9 @@ def config_from_weights(
     side = patch * math.isqrt(shape[block + "pos_embed.weight"][0])
     n_layers = len({key.split(".")[2] for key in shape if key.startswith(block + "decoder_blocks")})
     return DenoiserConfig(
-        side, shape["fourier_feats.1.weight"][1], patch, width, 0.0, n_layers, text_width, n_channels,
-        shape[first + "mlp.mlp.0.weight"][0] // width, layout, first + "modulation.weight" in shape,
+        side, shape["fourier_feats.1.weight"][1], patch, width, 0.0, n_layers, text_width,
+        n_channels, shape[first + "mlp.mlp.0.weight"][0] // width, layout,
+        first + "modulation.weight" in shape,
         first + "self_attention.mha.q_norm.weight" in shape, *shape.get("text_pos", (1,))[:1],
         channels - n_channels)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOKEN', 'MASKS', 'OUTPAINTING', 'DIRECTIONS', 'repaint', 'widened', 'Given', 'snap', 'fill_hidden', 'known_part',
-           'draw_mask', 'encode_outpainting', 'outpainting_config', 'train_outpainting', 'as_batch', 'grown',
-           'last_window', 'Painter', 'Outpainter', 'outpaint', 'panoramas', 'panorama', 'chain_prompts', 'seam',
+           'draw_mask', 'encode_outpainting', 'outpainting_config', 'train_outpainting', 'as_batch', 'Painter',
+           'Outpainter', 'grown', 'last_window', 'outpaint', 'panoramas', 'panorama', 'chain_prompts', 'seam',
            'hide_one', 'outpainting_marks', 'Repainter']
 
 # %% ../nbs/15_outpainting.ipynb #c018264b
@@ -71,7 +71,7 @@ def widened(
     config = dataclasses.replace(model.config, extra_channels=extra_channels)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     first = "denoiser_trans_block.patchify_and_embed.0.weight"
-    weights[first] = F.pad(weights[first], (0, 0, 0, 0, 0, extra_channels))          # (., C + E, p, p)
+    weights[first] = F.pad(weights[first], (0, 0, 0, 0, 0, extra_channels))      # (., C + E, p, p)
     wide = Denoiser.from_config(config).to(weights[first].dtype)
     wide.load_state_dict(weights)
     return wide.train(model.training)
@@ -121,8 +121,8 @@ def known_part(
 ) -> Tensor:             # (B, C + 1, H / f, W / f)
     "Encode what is known, `[m E(fill(x, m)), m]`: no hidden pixel comes into it."
     m = snap(mask, token)
-    z = encode_images(vae, fill_hidden(pictures, m))                                 # (B, C, H/f, W/f)
-    m = F.interpolate(m, size=z.shape[2:])                                           # (B, 1, H/f, W/f)
+    z = encode_images(vae, fill_hidden(pictures, m))                             # (B, C, H/f, W/f)
+    m = F.interpolate(m, size=z.shape[2:])                                       # (B, 1, H/f, W/f)
     return torch.cat([z * m, m], 1)
 
 # %% ../nbs/15_outpainting.ipynb #5a925d12
@@ -163,8 +163,8 @@ def encode_outpainting(
         rows = range(start, min(start + batch_size, len(dataset)))
         images = torch.stack([dataset[i][0] for i in rows]).float() / 127.5 - 1
         masks = torch.stack([draw_mask(np.random.default_rng([seed, i]), dataset.scene(i).relation)
-                             for i in rows])[:, None]                                # (B, 1, 8, 8)
-        masks = F.interpolate(masks, size=images.shape[2:])                          # (B, 1, 64, 64)
+                             for i in rows])[:, None]                            # (B, 1, 8, 8)
+        masks = F.interpolate(masks, size=images.shape[2:])                      # (B, 1, 64, 64)
         with torch.autocast(vae.device.type, torch.bfloat16):
             part = known_part(vae, images.to(vae.device), masks.to(vae.device))
         known.append(part.half().cpu().numpy())
@@ -212,32 +212,6 @@ def as_batch(
     "Take a picture or a tensor of some."
     x = from_pil(pictures) if isinstance(pictures, Image.Image) else pictures
     return x if x.ndim == 4 else x[None]
-
-# %% ../nbs/15_outpainting.ipynb #44a9fde6
-DIRECTIONS = {"right": (3, True), "left": (3, False), "down": (2, True), "up": (2, False)}
-
-def grown(
-    pictures: Tensor,   # (B, 3, H, W)
-    direction: str,     # a key of DIRECTIONS
-    pixels: int,        # to be added
-) -> tuple[Tensor, Tensor]:   # larger pictures, and the mask of what is known, (B, 1, ...)
-    "Add room on one side."
-    if direction not in DIRECTIONS:
-        raise ValueError(f"unknown direction {direction!r}: known are {', '.join(DIRECTIONS)}")
-    axis, after = DIRECTIONS[direction]
-    def put(x, value):
-        room = torch.full_like(x.narrow(axis, 0, 1), value).repeat_interleave(pixels, axis)
-        return torch.cat([x, room] if after else [room, x], axis)
-    return put(pictures, 0.0), put(torch.ones_like(pictures[:, :1]), 0.0)
-
-def last_window(
-    x: Tensor,          # (B, ., H, W)
-    direction: str,
-    side: int,          # of the window along the direction
-) -> Tensor:            # a view
-    "Look at the end of a picture, in a direction."
-    axis, after = DIRECTIONS[direction]
-    return x.narrow(axis, x.shape[axis] - side if after else 0, side)
 
 # %% ../nbs/15_outpainting.ipynb #bf9fc976
 class Painter(PromptModel):
@@ -294,6 +268,32 @@ class Outpainter(Painter):
         token = self.window[0] // self.denoiser.denoiser_trans_block.grid[0]
         extra = known_part(self.vae, pictures.to(self.diffuser.device), mask, token)
         return generate_latents(Given(self.denoiser, extra), labels, n_iter, guidance, seeds)
+
+# %% ../nbs/15_outpainting.ipynb #44a9fde6
+DIRECTIONS = {"right": (3, True), "left": (3, False), "down": (2, True), "up": (2, False)}
+
+def grown(
+    pictures: Tensor,   # (B, 3, H, W)
+    direction: str,     # a key of DIRECTIONS
+    pixels: int,        # to be added
+) -> tuple[Tensor, Tensor]:   # larger pictures, and the mask of what is known, (B, 1, ...)
+    "Add room on one side."
+    if direction not in DIRECTIONS:
+        raise ValueError(f"unknown direction {direction!r}: known are {', '.join(DIRECTIONS)}")
+    axis, after = DIRECTIONS[direction]
+    def put(x, value):
+        room = torch.full_like(x.narrow(axis, 0, 1), value).repeat_interleave(pixels, axis)
+        return torch.cat([x, room] if after else [room, x], axis)
+    return put(pictures, 0.0), put(torch.ones_like(pictures[:, :1]), 0.0)
+
+def last_window(
+    x: Tensor,          # (B, ., H, W)
+    direction: str,
+    side: int,          # of the window along the direction
+) -> Tensor:            # a view
+    "Look at the end of a picture, in a direction."
+    axis, after = DIRECTIONS[direction]
+    return x.narrow(axis, x.shape[axis] - side if after else 0, side)
 
 # %% ../nbs/15_outpainting.ipynb #fb6d7042
 def outpaint(
@@ -408,8 +408,8 @@ class Repainter(Painter):
         token = self.window[0] // self.denoiser.denoiser_trans_block.grid[0]
         known, m = known_part(self.vae, pictures.to(self.diffuser.device), mask, token).split(
             [self.denoiser_cfg.n_channels, 1], 1)
-        denoiser = guided(self.diffuser.denoise, labels.to(known), torch.zeros_like(labels).to(known),
-                          guidance)
+        labels = labels.to(known)
+        denoiser = guided(self.diffuser.denoise, labels, torch.zeros_like(labels), guidance)
         x = seeded_noise(known.shape[1:], seeds, known.device)
         with self.diffuser.precision():
             return repaint(denoiser, x, known, m, noise_level_grid(n_iter), self.resample, seeds)
