@@ -817,12 +817,17 @@ def _models(vae, text_encoder, device) -> tuple[AutoencoderKL, TextEncoder]:
     return vae.to(device), text_encoder.to(device)
 
 def _finish(out: Path, names: list[str], n_val: int = 16):
-    "Write the ledger and `val_emb.npy`: the first texts, for the sample grids of a training."
-    first, found = [], 0
+    "Write the ledger and the first texts, for the sample grids of a training: val_emb.npy, .txt."
+    from pyarrow import parquet
+    first, captions, found = [], [], 0
     for name in names:
+        rows = parquet.read_table(out / f"{name}_meta.parquet").to_pylist()
+        captions += [" ".join(r["caption"].split()) for r in rows if r["status"] == "encoded"]
         text = _open_npy(out / f"{name}_text.npy")[:n_val - found]
         first.append(torch.from_numpy(np.array(text)))
         if (found := found + len(first[-1])) == n_val: break
+    lines = "".join(f"{caption}\n" for caption in captions[:n_val])
+    write_whole(out / "val_emb.txt", lambda p: p.write_text(lines, encoding="utf-8"))
     write_whole(out / "val_emb.npy", lambda p: _save(p, torch.cat(first)))
     ledger = json.dumps(read_ledger(out), indent=1)
     write_whole(out / "ledger.json", lambda p: p.write_text(ledger + "\n"))

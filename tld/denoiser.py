@@ -422,20 +422,21 @@ def apply_change(
 
 # %% ../nbs/04_denoiser.ipynb #65f0de9d
 def save_denoiser(
-    model: nn.Module,                 # a `Denoiser`; its weights are stored in their dtype
+    model: nn.Module | dict,          # a `Denoiser`, or its weights by name; stored in their dtype
     config: DenoiserConfig,           # its sizes and switches
     folder: str | Path,               # gets NAME.json and NAME.safetensors
     name: str = "denoiser",           # stem of both files
     extra: dict | None = None,        # what else the JSON shall say (recipe, accuracy, licence ...)
-    dtype: torch.dtype | None = None, # store the parameters in this dtype, e.g. float16
+    dtype: torch.dtype | None = None, # store a module's parameters in this dtype, e.g. float16
     base: str | Path | None = None,   # folder of the denoiser it was trained from: store the change
 ) -> Path:                            # the weights file
     "Write a denoiser, weights as safetensors and configuration as JSON, each file whole."
     path, about = Path(folder) / f"{name}.safetensors", dict(extra or {})
     rounded = {key for key, _ in model.named_parameters()} if dtype else ()  # never a buffer
+    whole = model if isinstance(model, dict) else model.state_dict()
     weights = {key.replace("_orig_mod.", "").removeprefix("module."):
                (value.to(dtype) if key in rounded else value).detach().cpu().contiguous()
-               for key, value in model.state_dict().items()}
+               for key, value in whole.items()}
     if base:
         file = Path(base) / "denoiser.safetensors"
         weights = weights_change(weights, read_weights(file))
