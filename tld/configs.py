@@ -34,6 +34,7 @@ class DenoiserConfig:
     adaln: bool = False                     # modulate each block by noise level and text
     qk_norm: bool = False                   # normalise queries and keys per head
     n_text_tokens: int = 1                  # L: most rows of text a label may have (1 = pooled)
+    extra_channels: int = 0                 # E: channels given beside the noisy latents
 
     @classmethod
     def tiny(cls, **changes):

@@ -154,9 +154,10 @@ class LatentShards:
     def check(self, config: DenoiserConfig, batch_size: int):
         "Raise a ValueError that names what in the data does not fit model or batch."
         latents, text = self.batch(np.arange(min(1024, len(self))))
-        if latents.shape[1] != config.n_channels:
+        if latents.shape[1] != config.n_channels + config.extra_channels:
+            extra = f" and {config.extra_channels} extra" if config.extra_channels else ""
             raise ValueError(f"latents have {latents.shape[1]} channels, "
-                             f"the model has n_channels={config.n_channels}")
+                             f"the model has n_channels={config.n_channels}{extra}")
         if text.shape[-1] != config.text_emb_size:
             raise ValueError(f"text embeddings are {text.shape[-1]} wide, "
                              f"the model has text_emb_size={config.text_emb_size}")

@@ -63,10 +63,13 @@ def training_loss(
     noise_level: Tensor,             # sigma, (B,)
     eps: Tensor | None = None,       # standard normal noise like x0; None: drawn
     weighting: str = "x0",           # see `tld.vdm.diffusion_loss`
+    extra_channels: int = 0,         # the last E channels of x0 are given to the model as they are
 ) -> Tensor:                         # scalar
     "Corrupt, predict, compare: `E w(sigma) |x0_hat(x_t, sigma, text) - x0|^2` per number."
-    xt, _ = q_sample(x0, noise_level, eps)
-    x0_hat = model(xt, noise_level[:, None], label)
+    x0, extra = x0.split([x0.shape[1] - extra_channels, extra_channels], 1)
+    given = {"extra": extra} if extra_channels else {}
+    xt, _ = q_sample(x0, noise_level, eps if eps is None else eps[:, :x0.shape[1]])
+    x0_hat = model(xt, noise_level[:, None], label, **given)
     return diffusion_loss(x0_hat, x0, noise_level, weighting).mean()
 
 # %% ../nbs/10_training.ipynb #21356c45
@@ -295,12 +298,13 @@ def accumulate_gradients(
     "Add up the gradients of a batch part by part; processes average theirs in the last one."
     cfg, accelerator = state.config.train_config, state.accelerator
     parts, total = list(zip(*(t.chunk(cfg.accumulate) for t in batch))), 0.0
+    how = cfg.loss_weighting, state.config.denoiser_config.extra_channels
     for i, part in enumerate(parts, 1):
         last = i == len(parts)
         with contextlib.nullcontext() if last else accelerator.no_sync(state.wrapped):
             with accelerator.autocast():
                 part = (t.to(accelerator.device, non_blocking=True) for t in part)
-                loss = training_loss(state.wrapped, *part, cfg.loss_weighting) / len(parts)
+                loss = training_loss(state.wrapped, *part, *how) / len(parts)
             accelerator.backward(loss)
         total = total + loss.detach()
     return total
