@@ -121,7 +121,8 @@ class DataConfig:
     "Files to train on: latents (n, C, H, W), text embeddings (n, E) or (n, L, E), `.npy`."
     latent_path: str
     text_emb_path: str
-    val_path: str | None = None  # for sample grids: texts as .npy, (m, [L,] E), captions as .txt beside
+    val_path: str | None = None  # texts of the sample grids, (m, E) or (m, L, E), `.npy`; captions
+                                 # to print below may lie beside it, a line each, `.txt`
     val_latent_path: str | None = None    # held-out latents, to validate on ...
     val_text_emb_path: str | None = None  # ... and their text embeddings
 

@@ -734,7 +734,8 @@ def sample_texts(
     file = Path(paths.val_path).with_suffix(".txt")
     captions = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     if captions and len(captions) != len(labels):
-        raise ValueError(f"{file} has {len(captions)} captions, {paths.val_path} {len(labels)} texts")
+        raise ValueError(f"{file} has {len(captions)} lines, one for each of {len(labels)} texts "
+                         "are needed")
     return labels, captions
 
 # %% ../nbs/10_training.ipynb #1943bf33
