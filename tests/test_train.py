@@ -24,6 +24,7 @@ import pytest
 import torch
 from accelerate.commands import launch
 from accelerate.utils.launch import prepare_multi_gpu_env
+from PIL import Image
 from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 
@@ -440,6 +441,30 @@ def test_shared_weights_go_on_as_whole_ones_and_back(config, fsdp):
     torch.testing.assert_close(*losses, rtol=0, atol=1e-4)
     a, b = (load_denoiser(c.train_config.run_dir)[0].state_dict() for c in (config, whole))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_sample_grids_are_drawn_with_their_captions(config, fsdp, monkeypatch, shared):
+    "By each process where the weights are shared, by the first alone where they are not."
+    fsdp.setenv("ACCELERATE_USE_FSDP", str(shared).lower())
+    monkeypatch.setattr(tld.train, "load_autoencoder", lambda name: None)
+    monkeypatch.setattr(tld.train, "decode_latents", lambda vae, z: z[:, :3].clamp(-1, 1))
+    folder, captions = Path(config.data_config.latent_path).parent, ["a fox", "a cat", "ein Würfel"]
+    np.save(folder / "val.npy", np.load(folder / "text.npy")[:3])
+    config = replace(config, data_config=replace(config.data_config, val_path=folder / "val.npy"))
+    config = exact(config, n_steps=4, batch_size=8)
+    grids = []
+    for name in ("bare", "labelled"):
+        run_dir = train(here(config, name), 2)
+        grids.append(np.array(Image.open(run_dir / "samples_000004.png").convert("RGB")))
+        (folder / "val.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
+    below = 4 + 8 * 16   # 8 pixels, each repeated 16 times, in a row of three
+    assert grids[0].shape == (below + 4, 3 * (128 + 4) + 4, 3)
+    assert grids[1].shape[0] > below + 12 and (grids[1][:below] == grids[0][:below]).all()
+    assert all((grids[1][below:, 4 + 132 * i:132 * (i + 1)] < 128).any() for i in range(3))
+    (folder / "val.txt").write_text("a fox\n")
+    with pytest.raises(ValueError, match="val.txt has 1 lines, one for each of 3 texts"):
+        main(here(config, "wrong"))
 
 
 def test_sigterm_ends_a_run_of_shared_weights_cleanly(config, fsdp):
