@@ -4,12 +4,12 @@
     benchmarks/distill.py            all of it, a quarter of an hour on one core
     benchmarks/distill.py --n 20     fewer prompts of each kind; nothing is stored
 
-Every way of drawing has the same prompts and the same start noises, so the effects are paired and the
-distances are between pictures of one noise. `accuracy` is the judge's, on held-out prompts;
-`distance` the root mean square of the latents' difference to the teacher's fifteen guided steps, over
-the spread of the teacher's latents; `off` says how far a picture's corners are from the nearest of the
-world's eight background colours (sRGB, 0 to 255), on prompts that leave the background open. Parts are
-kept in runs/distill/: a stopped script goes on where it was.
+Every way of drawing has the same prompts and the same start noises, so the effects are paired and
+the distances are between pictures of one noise. `accuracy` is the judge's, on held-out prompts;
+`distance` the root mean square of the latents' difference to the teacher's fifteen guided steps,
+over the spread of the teacher's latents; `off` how far a picture's corners are from the nearest of
+the world's eight background colours (sRGB, 0 to 255), on prompts that leave the background open.
+Parts are kept in runs/distill/: a stopped script goes on where it was.
 """
 import argparse
 import time
@@ -37,12 +37,11 @@ WAYS = {  # weights, steps, guidance, passes of the network
     "student, 2 steps": (FEW_STEPS, 2, 1.0, 2),
     "student, 4 steps": (FEW_STEPS, 4, 1.0, 4),
     "teacher, 1 step": (SHIPPED, 1, 1.0, 1),
+    "teacher, 2 steps": (SHIPPED, 2, 1.0, 2),
     "teacher, 4 steps": (SHIPPED, 4, 1.0, 4),
-    "teacher, 1 guided step": (SHIPPED, 1, 2.0, 2),
-    "teacher, 4 guided steps": (SHIPPED, 4, 2.0, 8),
 }
 OPEN = "one object, background left open"
-JUDGED = (*list(WAYS)[:5], "teacher, 1 guided step")
+JUDGED = list(WAYS)[:5]
 PART = 50
 
 
@@ -57,7 +56,8 @@ def off_palette(images: torch.Tensor) -> torch.Tensor:
 
 def draw(way: str, captions: list[str], seeds: range, parts: dict) -> torch.Tensor:
     folder, steps, guidance, _ = WAYS[way]
-    if folder not in parts["models"]: parts["models"][folder] = load_denoiser(folder)[0]
+    if folder not in parts["models"]:
+        parts["models"][folder] = load_denoiser(folder)[0]
     label = parts["encoder"](captions)
     sampler = "dpmpp_2m" if folder == SHIPPED else "ddim"
     with torch.no_grad():
@@ -73,9 +73,11 @@ def measure(way: str, kind: str, prompts: SceneDataset, parts: dict, folder: Pat
         if not path.exists():
             captions = [prompts.scene(i).caption for i in rows]
             latents, out = draw(way, captions, rows, parts), {}
-            images = decode_latents(parts["vae"], latents)
-            if kind == OPEN: out["off"] = off_palette(images)
-            elif way in JUDGED: out["all"] = judge_marks(images, captions, parts["judge"])["all"]
+            if kind == OPEN:
+                out["off"] = off_palette(decode_latents(parts["vae"], latents))
+            elif way in JUDGED:
+                images = decode_latents(parts["vae"], latents)
+                out["all"] = judge_marks(images, captions, parts["judge"])["all"]
             out["latents"] = latents
             write_whole(path, lambda p, out=out: torch.save(out, p))
         for name, values in torch.load(path, weights_only=True).items():
@@ -105,22 +107,25 @@ def main() -> None:
             mine, teacher = all_of[way, kind], all_of[TEACHER, kind]
             close.append((mine["latents"] - teacher["latents"]).square().mean().sqrt()
                          / teacher["latents"].std())
-            if "off" in mine: row["off"] = round(mine["off"].mean().item(), 2)
+            if "off" in mine:
+                row["off"] = round(mine["off"].mean().item(), 2)
             if "all" in mine:
                 right = int(mine["all"].sum())
+                interval = [round(p, 4) for p in wilson_interval(right, n)]
                 row["accuracy"][kind] = {"right": right, "n": n, "share": round(right / n, 4),
-                                         "interval": [round(p, 4) for p in wilson_interval(right, n)]}
+                                         "interval": interval}
         judged = [k for k in kinds if "all" in all_of[way, k]]
         if judged:
-            marks = [torch.cat([all_of[w, k]["all"] for k in judged]).float() for w in (TEACHER, way)]
-            e = effect(*marks)
+            old, new = (torch.cat([all_of[w, k]["all"] for k in judged]) for w in (TEACHER, way))
+            e = effect(old.float(), new.float())
             row["effect"] = [round(e.difference, 4), round(e.low, 4), round(e.high, 4)]
             row["says"] = str(e)
         row["distance"] = round(torch.stack(close[:-1]).mean().item(), 4)
         row["distance_open"] = round(close[-1].item(), 4)
         result[way] = row
         print(way, row)
-    if n == 300: store(RESULT, result)
+    if n == 300:
+        store(RESULT, result)
 
 
 if __name__ == "__main__":

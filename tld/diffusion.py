@@ -352,8 +352,8 @@ def check_prompts(
 
 # %% ../nbs/11_generation.ipynb #06d00ff5
 def shipped_place(
-    place: DenoiserLoad,               # its local_filename: a path, or the name of a shipped denoiser
-) -> DenoiserLoad:                     # with a path
+    place: DenoiserLoad,   # its local_filename: a path, or the name of a shipped denoiser
+) -> DenoiserLoad:         # with a path
     "Turn a plain name such as 'few_steps' into its folder; what is on the disk comes first."
     name = place.local_filename
     if Path(name).exists() or Path(name).name != name or Path(name).suffix: return place

@@ -19,7 +19,7 @@ from .configs import ASSETS, TrainConfig
 from .denoiser import load_denoiser, save_denoiser
 from .diffusion import GUIDANCE, SHIPPED
 from .noise_schedules import noise_level_grid
-from .optim import ema_decay, ema_update, lr_factor, remove, write_whole
+from .optim import ema_decay, ema_update, lr_factor, write_whole
 from .sampling import DenoiserFn, guided, sample_steps, seeded_noise
 from .scenes import SceneDataset
 from .text import load_text_encoder
