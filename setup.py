@@ -9,7 +9,8 @@ parser = ConfigParser(delimiters="=")
 parser.read(HERE / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("data", "eval", "track", "dev")}
+extras = {name: cfg[f"{name}_requirements"].split()
+          for name in ("data", "eval", "track", "video", "dev")}
 extras["all"] = sorted({requirement for extra in extras.values() for requirement in extra})
 readme = HERE / "README.md"
 

@@ -35,7 +35,8 @@ LOWER = {
     "data": BASE | {"autoencoder", "text"},
     "train": BASE | {"noise_schedules", "vdm", "sampling", "denoiser", "scenes", "autoencoder",
                      "text", "data"},
-    "diffusion": BASE | {"noise_schedules", "sampling", "denoiser", "autoencoder", "text"},
+    "diffusion": BASE | {"noise_schedules", "sampling", "denoiser", "scenes", "autoencoder",
+                         "text"},
 }
 LATER = ["evaluate", "distill", "high_resolution", "outpainting", "interpolation", "cli"]
 
@@ -149,7 +150,7 @@ def test_setup_says_what_settings_say(metadata):
     assert metadata["name"] == "tld" and metadata["version"] == ini["version"]
     assert metadata["python_requires"] == ">=3.10"
     assert metadata["install_requires"] == ini["requirements"].split()
-    for extra in ("data", "eval", "track", "dev"):
+    for extra in ("data", "eval", "track", "video", "dev"):
         assert metadata["extras_require"][extra] == ini[f"{extra}_requirements"].split()
     assert metadata["entry_points"]["console_scripts"] == ["tld=tld.cli:main"]
     assert metadata["packages"] == ["tld"]

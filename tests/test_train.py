@@ -3,7 +3,6 @@
 Runs are tiny and start by fork, so that each costs milliseconds; what they leave in their run
 folder is compared.
 """
-import copy
 import json
 import multiprocessing
 import os
@@ -23,7 +22,10 @@ import accelerate
 import numpy as np
 import pytest
 import torch
+from accelerate.commands import launch
+from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
+from torch.distributed.fsdp import FSDPModule
 
 import tld.cli
 import tld.train
@@ -366,28 +368,165 @@ def test_the_file_for_two_machines_is_one_that_accelerate_reads():
     assert (read.num_machines, read.num_processes, read.distributed_type) == (2, 16, "MULTI_GPU")
 
 
-def test_the_network_can_be_sharded_at_its_blocks():
+# ---- FSDP: two processes share one model ----
+
+@pytest.fixture
+def fsdp(monkeypatch):
+    "What `accelerate launch --config_file fsdp.yaml` tells the processes it starts."
+    args = launch.launch_command_parser().parse_args(
+        ["--config_file", str(ROOT / "nbs" / "accelerate" / "fsdp.yaml"), "-m", "tld.train"])
+    told = prepare_multi_gpu_env(launch._validate_launch_command(args)[0])
+    for name in told:
+        if name.startswith("FSDP_") or name == "ACCELERATE_USE_FSDP":
+            monkeypatch.setenv(name, told[name])
+    return monkeypatch
+
+
+def parts(model):
+    return [p.to_local() for p in model.parameters()]
+
+
+def test_shared_weights_train_as_whole_ones(config, fsdp):
+    "So the clipping sees the norm of the whole gradient: it always acts here."
+    config = with_validation(exact(config, grad_clip=0.1))
+    shared = train(here(config, "shared", batch_size=8), 2)
+    fsdp.delenv("ACCELERATE_USE_FSDP")
+    whole = train(here(config, "whole"))
+    for what in ("loss", "val_loss"):
+        a, b = (torch.tensor([e[what] for e in log(run) if what in e]) for run in (whole, shared))
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+        assert len(a) == {"loss": 24, "val_loss": 6}[what] and a[-1] < 0.8 * a[0]
+    for name in ("model", "ema"):
+        a, b = (load_denoiser(checkpoints(run)[-1], name)[0].state_dict()
+                for run in (whole, shared))
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+    assert equal(load_denoiser(shared)[0].state_dict(), b)
+
+
+def test_shared_weights_travel_in_bfloat16_and_train_nearly_as_well(config, fsdp):
+    config = exact(config, mixed_precision="bf16")
+    shared = train(here(config, "shared", batch_size=8), 2)
+    fsdp.delenv("ACCELERATE_USE_FSDP")
+    whole = train(here(config, "whole"))
+    a, b = (torch.tensor([e["loss"] for e in log(run)]) for run in (whole, shared))
+    torch.testing.assert_close(a, b, rtol=0.02, atol=0)
+    assert a[-1] < 0.8 * a[0]
+
+
+def test_a_run_of_shared_weights_killed_several_times_ends_as_one_that_was_not(config, fsdp):
+    config = change(with_validation(config), batch_size=8, optimizer="adamw")
+    whole = train(here(config, "whole"), 2)
+    again = here(config, "killed", from_scratch=False)
+    run_dir, moment, steps = Path(again.train_config.run_dir), random.Random(), []
+    for victims in ([1], [0]):
+        assert -signal.SIGKILL in killed(again, 2, moment.random() * 0.15, victims)
+        steps.append(read_meta(checkpoints(run_dir)[-1])["step"])
+    assert steps == sorted(steps) and 4 <= steps[0] < 24
+    train(again, 2)
+    assert_same_end(whole, run_dir)
+
+
+def test_shared_weights_go_on_as_whole_ones_and_back(config, fsdp):
+    config = exact(config, lr_schedule="constant", from_scratch=False)
+    whole = here(config, "whole")
+    train(change(config, n_steps=8, batch_size=8), 2)
+    fsdp.setenv("ACCELERATE_USE_FSDP", "false")
+    run_dir = train(change(config, n_steps=16))
+    train(whole)
+    fsdp.setenv("ACCELERATE_USE_FSDP", "true")
+    train(change(config, batch_size=8), 2)
+    losses = [torch.tensor([e["loss"] for e in log(path)])
+              for path in (Path(whole.train_config.run_dir), run_dir)]
+    torch.testing.assert_close(*losses, rtol=0, atol=1e-4)
+    a, b = (load_denoiser(c.train_config.run_dir)[0].state_dict() for c in (config, whole))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+
+
+def test_sigterm_ends_a_run_of_shared_weights_cleanly(config, fsdp):
+    config = change(config, batch_size=8, save_and_eval_every_iters=24, optimizer="adamw")
+    whole = train(here(config, "whole"), 2)
+    stopped = here(config, "stopped", from_scratch=False)
+
+    def run():
+        original = tld.train.train_step
+
+        def step(state, *args):
+            if state.step == 11 and state.rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(state, *args)
+        tld.train.train_step = step
+        main(stopped)
+    assert finish(start(run, 2)) == [0, 0]
+    assert read_meta(checkpoints(stopped.train_config.run_dir)[-1])["step"] == 14
+    assert_same_end(whole, train(stopped, 2))
+
+
+def test_each_of_two_processes_holds_half_of_the_bytes(config, fsdp):
+    "4 for a weight, 4 for its average, 8 for Adam's moments, 4 for the gradient: 20 N over two."
+    config = change(config, batch_size=8, optimizer="adamw")
+    n = sum(p.numel() for p in Denoiser.from_config(config.denoiser_config).parameters())
+
     def body():
-        from torch.distributed.fsdp import fully_shard
-        with tld.train.start_accelerator(ModelConfig(DataConfig("", ""))) as accelerator:
-            torch.manual_seed(0)
-            whole = Denoiser.from_config(DenoiserConfig.tiny(n_layers=2))
-            parts = copy.deepcopy(whole)
-            for block in parts.denoiser_trans_block.decoder_blocks:
-                fully_shard(block)
-            fully_shard(parts)
-            weight = parts.denoiser_trans_block.decoder_blocks[1].mlp.mlp[0].weight
-            assert weight.to_local().numel() == weight.numel() // accelerator.num_processes
-            x, level, text = torch.randn(3, 4, 8, 8), torch.rand(3, 1), torch.randn(3, 16)
-            for model in (whole, parts):
-                optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-                for _ in range(2):
-                    optimizer.zero_grad()
-                    (model(x, level, text) - x).square().mean().backward()
-                    optimizer.step()
-            for a, b in zip(whole.parameters(), parts.parameters()):
-                torch.testing.assert_close(a, b.full_tensor(), rtol=0, atol=1e-4)
+        with tld.train.start_accelerator(config) as accelerator:
+            data = LatentShards(config.data_config.latent_path, config.data_config.text_emb_path)
+            state = tld.train.TrainState(config, data, accelerator)
+            tld.train.train_step(state)
+            batch = tld.train.draw_batch(config.train_config, data, 1, state.rank, 2)
+            tld.train.accumulate_gradients(state, batch)
+            moments = [value.to_local() for memory in state.optimizer.parts[0].state.values()
+                       for value in memory.values() if value.ndim]
+            gradients = [p.grad.to_local() for p in state.model.parameters()]
+            held = [sum(t.nbytes for t in tensors) / n for tensors in
+                    (parts(state.model), parts(state.ema_model), moments, gradients)]
+            np.testing.assert_allclose(held, [2, 2, 4, 2], rtol=0.01)
+            assert {t.dtype for t in parts(state.model) + parts(state.ema_model)} == {torch.float32}
     assert finish(start(body, 2)) == [0, 0]
+
+
+def test_every_block_is_split_by_itself(config, fsdp):
+    def body():
+        with tld.train.start_accelerator(config) as accelerator:
+            model = Denoiser.from_config(DenoiserConfig.tiny(n_layers=3))
+            settings = tld.train.fsdp_settings(TrainConfig(), accelerator.mixed_precision)
+            tld.train.place(model, accelerator, settings)
+            split = [name for name, part in model.named_modules() if isinstance(part, FSDPModule)]
+            blocks = [f"denoiser_trans_block.decoder_blocks.{i}" for i in range(3)]
+            assert split == ["", *blocks]
+            settings.transformer_cls_names_to_wrap = ["Block"]
+            with pytest.raises(ValueError, match="no {'Block'} in the model.*class DecoderBlock"):
+                tld.train.place(Denoiser.from_config(DenoiserConfig.tiny()), accelerator, settings)
+    assert finish(start(body, 2)) == [0, 0]
+
+
+def test_accelerate_launches_fsdp(config, fsdp, tmp_path):
+    config = change(config, batch_size=8, optimizer="adamw")
+    expected = train(here(config, "expected"), 2)
+    fsdp.undo()
+    (tmp_path / "config.json").write_text(json.dumps(config_to_dict(config)))
+    command = ["-m", "accelerate.commands.launch", "--config_file",
+               ROOT / "nbs" / "accelerate" / "fsdp.yaml", "--num_processes", "2",
+               "--main_process_port", free_port(), "-m", "tld.train", tmp_path / "config.json"]
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=tmp_path, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                          capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(expected, Path(config.train_config.run_dir))
+
+
+@pytest.mark.parametrize("name, value, changes, reason", [
+    ("FSDP_VERSION", "1", {}, "fsdp_version: 2"),
+    ("FSDP_AUTO_WRAP_POLICY", "NO_WRAP", {}, "TRANSFORMER_BASED_WRAP"),
+    ("FSDP_RESHARD_AFTER_FORWARD", "false", {}, "fsdp_reshard_after_forward: true"),
+    ("FSDP_OFFLOAD_PARAMS", "true", {}, "fsdp_offload_params: false"),
+    ("FSDP_ACTIVATION_CHECKPOINTING", "true", {}, "fsdp_activation_checkpointing: false"),
+    ("FSDP_VERSION", "2", dict(optimizer="muon"), 'optimizer="adamw" .Muon needs whole matrices'),
+    ("FSDP_VERSION", "2", dict(mixed_precision="fp16"), 'mixed_precision="bf16" or "no"'),
+    ("FSDP_VERSION", "2", dict(compile=True), "compile=False"),
+])
+def test_what_fsdp_cannot_do_is_named(config, fsdp, name, value, changes, reason):
+    fsdp.setenv(name, value)
+    with pytest.raises(ValueError, match=f"FSDP works here only with .*{reason}"):
+        main(change(config, **{"optimizer": "adamw", **changes}))
 
 
 def test_each_picture_is_seen_once_per_epoch_by_one_of_two_processes(config):

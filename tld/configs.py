@@ -34,6 +34,7 @@ class DenoiserConfig:
     adaln: bool = False                     # modulate each block by noise level and text
     qk_norm: bool = False                   # normalise queries and keys per head
     n_text_tokens: int = 1                  # L: most rows of text a label may have (1 = pooled)
+    extra_channels: int = 0                 # E: channels given beside the noisy latents
 
     @classmethod
     def tiny(cls, **changes):
@@ -120,7 +121,8 @@ class DataConfig:
     "Files to train on: latents (n, C, H, W), text embeddings (n, E) or (n, L, E), `.npy`."
     latent_path: str
     text_emb_path: str
-    val_path: str | None = None  # text embeddings for the sample grids, (m, E) or (m, L, E), `.npy`
+    val_path: str | None = None  # texts of the sample grids, (m, E) or (m, L, E), `.npy`; captions
+                                 # to print below may lie beside it, a line each, `.txt`
     val_latent_path: str | None = None    # held-out latents, to validate on ...
     val_text_emb_path: str | None = None  # ... and their text embeddings
 

@@ -154,9 +154,10 @@ class LatentShards:
     def check(self, config: DenoiserConfig, batch_size: int):
         "Raise a ValueError that names what in the data does not fit model or batch."
         latents, text = self.batch(np.arange(min(1024, len(self))))
-        if latents.shape[1] != config.n_channels:
+        if latents.shape[1] != config.n_channels + config.extra_channels:
+            extra = f" and {config.extra_channels} extra" if config.extra_channels else ""
             raise ValueError(f"latents have {latents.shape[1]} channels, "
-                             f"the model has n_channels={config.n_channels}")
+                             f"the model has n_channels={config.n_channels}{extra}")
         if text.shape[-1] != config.text_emb_size:
             raise ValueError(f"text embeddings are {text.shape[-1]} wide, "
                              f"the model has text_emb_size={config.text_emb_size}")
@@ -816,12 +817,17 @@ def _models(vae, text_encoder, device) -> tuple[AutoencoderKL, TextEncoder]:
     return vae.to(device), text_encoder.to(device)
 
 def _finish(out: Path, names: list[str], n_val: int = 16):
-    "Write the ledger and `val_emb.npy`: the first texts, for the sample grids of a training."
-    first, found = [], 0
+    "Write the ledger and the first texts, for the sample grids of a training: val_emb.npy, .txt."
+    from pyarrow import parquet
+    first, captions, found = [], [], 0
     for name in names:
+        rows = parquet.read_table(out / f"{name}_meta.parquet").to_pylist()
+        captions += [" ".join(r["caption"].split()) for r in rows if r["status"] == "encoded"]
         text = _open_npy(out / f"{name}_text.npy")[:n_val - found]
         first.append(torch.from_numpy(np.array(text)))
         if (found := found + len(first[-1])) == n_val: break
+    lines = "".join(f"{caption}\n" for caption in captions[:n_val])
+    write_whole(out / "val_emb.txt", lambda p: p.write_text(lines, encoding="utf-8"))
     write_whole(out / "val_emb.npy", lambda p: _save(p, torch.cat(first)))
     ledger = json.dumps(read_ledger(out), indent=1)
     write_whole(out / "ledger.json", lambda p: p.write_text(ledger + "\n"))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODEL_CARD', 'patch_grid', 'patch_embedding', 'unpatchify', 'DenoiserTransBlock', 'Conditioning', 'Conditioner',
-           'check_denoiser_inputs', 'OnTheHub', 'Denoiser', 'n_params', 'plain_weights', 'config_from_weights',
-           'check_fit', 'from_original_state_dict', 'read_weights', 'weights_change', 'apply_change', 'save_denoiser',
-           'load_denoiser', 'fetch_denoiser']
+           'check_denoiser_inputs', 'OnTheHub', 'with_extra', 'Denoiser', 'n_params', 'plain_weights',
+           'config_from_weights', 'check_fit', 'from_original_state_dict', 'read_weights', 'weights_change',
+           'apply_change', 'save_denoiser', 'load_denoiser', 'fetch_denoiser']
 
 # %% ../nbs/04_denoiser.ipynb #fd391301
 import dataclasses
@@ -49,11 +49,12 @@ def patch_embedding(
     n_channels: int, # latent channels C
     patch_size: int, # side p of a patch
     embed_dim: int,  # width D
-) -> nn.Sequential:  # (B, C, H, W) -> (B, N, D)
+    extra_channels: int = 0,  # E, given beside the latents: only the first map sees them
+) -> nn.Sequential:  # (B, C + E, H, W) -> (B, N, D)
     "Turn latents into tokens: a linear map of each patch, norm, linear, norm (ViT sec. 3.1)."
-    patch_dim = n_channels * patch_size**2
+    patch_dim, side = n_channels * patch_size**2, patch_size
     return nn.Sequential(
-        nn.Conv2d(n_channels, patch_dim, kernel_size=patch_size, stride=patch_size),
+        nn.Conv2d(n_channels + extra_channels, patch_dim, kernel_size=side, stride=side),
         Rearrange("b d h w -> b (h w) d"),
         nn.LayerNorm(patch_dim),
         nn.Linear(patch_dim, embed_dim),
@@ -83,11 +84,13 @@ class DenoiserTransBlock(nn.Module):
         layout: str = "original",        # see `DecoderBlock`
         adaln: bool = False,             # see `DecoderBlock`; modulates the output, too
         qk_norm: bool = False,           # see `DecoderBlock`
+        extra_channels: int = 0,         # see `patch_embedding`
     ):
         super().__init__()
         self.grid = patch_grid(img_size, patch_size)
         n_tokens = self.grid[0] * self.grid[1]
-        self.patchify_and_embed = patch_embedding(n_channels, patch_size, embed_dim)
+        self.patchify_and_embed = patch_embedding(n_channels, patch_size, embed_dim,
+                                                  extra_channels)
         self.pos_embed = nn.Embedding(n_tokens, embed_dim)
         self.register_buffer("precomputed_pos_enc", torch.arange(n_tokens))
         self.decoder_blocks = nn.ModuleList(
@@ -104,7 +107,7 @@ class DenoiserTransBlock(nn.Module):
 
     def forward(
         self,
-        x: Tensor,                       # noisy latents, (B, C, H, W)
+        x: Tensor,                       # noisy latents, (B, C + E, H, W)
         cond: Tensor,                    # conditioning tokens, (B, L, D)
         attn_mask: Tensor | None = None, # conditioning tokens that may be seen, (B, 1, 1, L)
         condition: Tensor | None = None, # condition vector for adaln, (B, D)
@@ -235,6 +238,19 @@ class OnTheHub(ModelHubMixin, library_name="tld", pipeline_tag="text-to-image",
         card.data.license = license
         return card
 
+# %% ../nbs/04_denoiser.ipynb #e7c1a9d2
+def with_extra(
+    x: Tensor,              # noisy latents, (B, C, H, W)
+    extra: Tensor | None,   # what is given beside them
+    extra_channels: int,    # E: how many channels that must have; 0: none may be given
+) -> Tensor:                # (B, C + E, H, W)
+    "Put what is given behind the channels of the latents; a ValueError for another shape."
+    if extra is None and not extra_channels: return x
+    wanted = len(x), extra_channels, *x.shape[2:]
+    got = None if extra is None else tuple(extra.shape)
+    if got != wanted: raise ValueError(f"extra must be (B, E, H, W) = {wanted}, got {got}")
+    return torch.cat([x, extra.to(x)], 1)
+
 # %% ../nbs/04_denoiser.ipynb #cc68b37f
 class Denoiser(Conditioner, OnTheHub):
     "Predict clean latents from noisy ones, the noise level and the text: x0_hat(x_t, sigma, text)."
@@ -253,14 +269,16 @@ class Denoiser(Conditioner, OnTheHub):
         adaln: bool = False,               # modulate blocks and output by noise level and text
         qk_norm: bool = False,             # normalise queries and keys
         n_text_tokens: int = 1,            # most rows of text a label may have
+        extra_channels: int = 0,           # E: channels given beside the noisy latents
     ):
         super().__init__(noise_embed_dims, text_emb_size, embed_dim, n_text_tokens)
         self.config = DenoiserConfig(
             image_size, noise_embed_dims, patch_size, embed_dim, dropout, n_layers, text_emb_size,
-            n_channels, mlp_multiplier, layout, adaln, qk_norm, n_text_tokens)
+            n_channels, mlp_multiplier, layout, adaln, qk_norm, n_text_tokens,
+            extra_channels)
         self.denoiser_trans_block = DenoiserTransBlock(
             patch_size, image_size, embed_dim, dropout, n_layers, mlp_multiplier, n_channels,
-            layout, adaln, qk_norm)
+            layout, adaln, qk_norm, extra_channels)
         rows, columns = self.denoiser_trans_block.grid
         self.latent_shape = (n_channels, rows * patch_size, columns * patch_size)
 
@@ -277,11 +295,13 @@ class Denoiser(Conditioner, OnTheHub):
         x: Tensor,           # noisy latents, (B, C, H, W)
         noise_level: Tensor, # sigma in [0, 1], (B, 1); 0 = data, 1 = noise
         label: Tensor,       # text, (B, E) or (B, L, E), pooled first; all zeros = no text
+        extra: Tensor | None = None, # what is given beside x, (B, E, H, W), where the model has E
     ) -> Tensor:             # predicted clean latents, (B, C, H, W), in x's dtype
         text_shape = self.n_text_tokens, self.text_emb_size
         check_denoiser_inputs(x, noise_level, label, self.latent_shape, text_shape)
         cond = self.condition(noise_level, label)
-        x0_hat = self.denoiser_trans_block(x.to(self.label_proj.weight.dtype), *cond)
+        given = with_extra(x, extra, self.config.extra_channels)
+        x0_hat = self.denoiser_trans_block(given.to(self.label_proj.weight.dtype), *cond)
         return x0_hat.to(x.dtype)
 
 # %% ../nbs/04_denoiser.ipynb #3cc2a4cf
@@ -316,14 +336,17 @@ def config_from_weights(
 ) -> DenoiserConfig:
     "Read sizes and switches off the shapes; a grid of patches is taken to be square."
     shape, block = _Shapes({k: v.shape for k, v in weights.items()}), "denoiser_trans_block."
-    _, channels, patch, _ = shape[block + "patchify_and_embed.0.weight"]
+    out, channels, patch, _ = shape[block + "patchify_and_embed.0.weight"]
+    n_channels = out // patch**2   # the first map keeps the size of a patch of latents
     (width, text_width), first = shape["label_proj.weight"], block + "decoder_blocks.0."
     side = patch * math.isqrt(shape[block + "pos_embed.weight"][0])
     n_layers = len({key.split(".")[2] for key in shape if key.startswith(block + "decoder_blocks")})
     return DenoiserConfig(
-        side, shape["fourier_feats.1.weight"][1], patch, width, 0.0, n_layers, text_width, channels,
-        shape[first + "mlp.mlp.0.weight"][0] // width, layout, first + "modulation.weight" in shape,
-        first + "self_attention.mha.q_norm.weight" in shape, *shape.get("text_pos", (1,))[:1])
+        side, shape["fourier_feats.1.weight"][1], patch, width, 0.0, n_layers, text_width,
+        n_channels, shape[first + "mlp.mlp.0.weight"][0] // width, layout,
+        first + "modulation.weight" in shape,
+        first + "self_attention.mha.q_norm.weight" in shape, *shape.get("text_pos", (1,))[:1],
+        channels - n_channels)
 
 # %% ../nbs/04_denoiser.ipynb #1e284fa8
 def check_fit(
@@ -399,20 +422,21 @@ def apply_change(
 
 # %% ../nbs/04_denoiser.ipynb #65f0de9d
 def save_denoiser(
-    model: nn.Module,                 # a `Denoiser`; its weights are stored in their dtype
+    model: nn.Module | dict,          # a `Denoiser`, or its weights by name; stored in their dtype
     config: DenoiserConfig,           # its sizes and switches
     folder: str | Path,               # gets NAME.json and NAME.safetensors
     name: str = "denoiser",           # stem of both files
     extra: dict | None = None,        # what else the JSON shall say (recipe, accuracy, licence ...)
-    dtype: torch.dtype | None = None, # store the parameters in this dtype, e.g. float16
+    dtype: torch.dtype | None = None, # store a module's parameters in this dtype, e.g. float16
     base: str | Path | None = None,   # folder of the denoiser it was trained from: store the change
 ) -> Path:                            # the weights file
     "Write a denoiser, weights as safetensors and configuration as JSON, each file whole."
     path, about = Path(folder) / f"{name}.safetensors", dict(extra or {})
     rounded = {key for key, _ in model.named_parameters()} if dtype else ()  # never a buffer
+    whole = model if isinstance(model, dict) else model.state_dict()
     weights = {key.replace("_orig_mod.", "").removeprefix("module."):
                (value.to(dtype) if key in rounded else value).detach().cpu().contiguous()
-               for key, value in model.state_dict().items()}
+               for key, value in whole.items()}
     if base:
         file = Path(base) / "denoiser.safetensors"
         weights = weights_change(weights, read_weights(file))

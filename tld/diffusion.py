@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['N_ITER', 'GUIDANCE', 'SHIPPED', 'MAX_PROMPT', 'picture_seeds', 'sampling_levels', 'LatentModel', 'run_sampler',
-           'check_request', 'start_state', 'DiffusionGenerator', 'ddim_invert', 'to_pil', 'from_pil', 'wrap',
-           'labelled_sheet', 'picture_info', 'save_png', 'check_prompts', 'shipped_place', 'denoiser_from',
-           'check_parts', 'picture_size', 'PromptModel', 'DiffusionTransformer']
+           'check_request', 'start_state', 'DiffusionGenerator', 'ddim_invert', 'picture_info', 'save_png',
+           'check_prompts', 'shipped_place', 'denoiser_from', 'check_parts', 'picture_size', 'PromptModel',
+           'DiffusionTransformer']
 
 # %% ../nbs/11_generation.ipynb #e7109c56
 import contextlib
 import json
 import math
-import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,9 +19,8 @@ from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -32,6 +30,7 @@ from .denoiser import Denoiser, fetch_denoiser, load_denoiser
 from .noise_schedules import noise_level_grid, q_sample
 from .sampling import (
     DenoiserFn, Step, check_levels, ddim_step, evaluate, guided, sample_steps, seeded_noise)
+from .scenes import from_pil, labelled_sheet, to_pil
 
 # %% ../nbs/11_generation.ipynb #326e3016
 N_ITER = 15     # steps, where none are given
@@ -254,59 +253,6 @@ def ddim_invert(
     for now, then in pairwise(levels[1:]):
         x = ddim_step(x, evaluate(denoiser, x, now, "inversion"), now, then)
     return x
-
-# %% ../nbs/11_generation.ipynb #026cf899
-def to_pil(
-    image: Tensor,     # (3, H, W) in [-1, 1]
-    scale: int = 1,    # pixels are repeated this often
-) -> Image.Image:
-    "Turn a tensor into a picture."
-    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-    picture = Image.fromarray(pixels)
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-
-# %% ../nbs/11_generation.ipynb #5bbe3417
-def from_pil(
-    picture: Image.Image,
-    size: tuple[int, int] | None = None,  # (H, W): resized and cropped in the middle to fill it
-) -> Tensor:                              # (3, H, W) in [-1, 1]
-    "Turn a picture into a tensor; the inverse of `to_pil`."
-    if size is not None and (picture.height, picture.width) != size:
-        picture = ImageOps.fit(picture.convert("RGB"), size[::-1], Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-    return pixels.float() / 127.5 - 1
-
-# %% ../nbs/11_generation.ipynb #29b3ce32
-def wrap(
-    text: str,
-    chars: int,      # to a line
-) -> list[str]:      # no lines for no text
-    "Break a text into lines of characters that the sheet's font has."
-    return textwrap.wrap(text.encode("latin-1", "replace").decode("latin-1"), chars)
-
-# %% ../nbs/11_generation.ipynb #07ab0c5d
-def labelled_sheet(
-    images: Tensor,                # (B, 3, H, W) in [-1, 1]
-    captions: Sequence[str] = (),  # written below each; empty: a bare grid
-    notes: Sequence[str] = (),     # a second text each
-    columns: int | None = None,    # None: about a square
-    scale: int = 2,                # pixels are repeated this often
-) -> Image.Image:
-    "Lay pictures out as a sheet, each above its caption and note."
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    width, height = images.shape[3] * scale, images.shape[2] * scale
-    chars = max(8, width // 6)
-    texts = [[line for text in parts for line in wrap(text, chars)]
-             for parts in zip(captions or [""] * len(images), notes or [""] * len(images))]
-    text_height = 12 * max(map(len, texts)) + 4 if any(texts) else 0
-    rows, cell = math.ceil(len(images) / columns), height + text_height + 4
-    sheet = Image.new("RGB", (columns * (width + 4) + 4, rows * cell + 4), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, (image, lines) in enumerate(zip(images, texts)):
-        x, y = 4 + i % columns * (width + 4), 4 + i // columns * cell
-        sheet.paste(to_pil(image, scale), (x, y))
-        pen.multiline_text((x, y + height + 2), "\n".join(lines), fill="black", spacing=1)
-    return sheet
 
 # %% ../nbs/11_generation.ipynb #e5f1998b
 def picture_info(

@@ -94,7 +94,7 @@ class DistillConfig:
     cond_drop_prob: float = 0.05     # captions left out, so that it can draw without one, too
     p_single: float = 0.5            # captions of one object
     p_background: float = 0.7        # captions that mention the background
-    p_vague: float = 0.1             # captions that say "next to" for a side
+    p_vague: float = 0.2             # captions that say "next to" for a side
     seed: int = 0
     save_every: int = 50             # steps
 
@@ -128,7 +128,8 @@ def draw_captions(
     "The captions of a step: training scenes, never drawn, each used once."
     world = replace(shipped_world(), p_single=c.p_single)
     scenes = SceneDataset(world, "train", seed=draw_seed(c.seed, 1)[0] % 2**31,
-                          p_background=c.p_background, p_vague=c.p_vague)
+                          p_background=c.p_background, p_vague=c.p_vague,
+                          turn_vague=False)
     first = step * c.batch_size
     return [scenes.scene(i % len(scenes)).caption for i in range(first, first + c.batch_size)]
 

@@ -129,8 +129,9 @@ def interpolate(
     settings = {"scale_factor": model.config.vae_cfg.vae_scale_factor, **settings}
     def film(t):
         text, noise = (along(s, t, way) for s, way in zip(stops, ways))
-        return torch.cat([model.diffuser.generate(label, num_imgs=len(label), seeds=z, **settings)[0]
-                          for label, z in zip(text.split(batch_size), noise.split(batch_size))])
+        parts = zip(text.split(batch_size), noise.split(batch_size))
+        return torch.cat([model.diffuser.generate(label, seeds=z, **settings)[0]
+                          for label, z in parts])
     t = torch.linspace(0, len(stops[0]) - 1, n_frames + loop, dtype=torch.float64)
     frames = film(t)
     for _ in range(even): frames = film(t := even_times(t, frames))
@@ -190,7 +191,8 @@ def save_mp4(
     "Write an MP4 (H.264); ImportError: no imageio-ffmpeg."
     try: from imageio_ffmpeg import write_frames
     except ImportError as e:
-        raise ImportError("an MP4 needs an encoder: pip install imageio-ffmpeg; or write a GIF") from e
+        raise ImportError("an MP4 needs an encoder: pip install imageio-ffmpeg; "
+                          "or write a GIF") from e
     pictures = [to_pil(frame, scale) for frame in frames]
     if not pictures: raise ValueError("a film needs a frame at least")
     def write(p):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OBJECTS', 'BACKGROUNDS', 'RELATIONS', 'SIDE', 'WORLDS', 'SYNONYMS', 'SPLITS', 'SLOTS', 'LAYOUTS', 'sprite', 'World',
-           'starter', 'full', 'on_grid', 'get_world', 'Scene', 'render', 'describe', 'Wanted', 'wanted_of',
-           'parse_prompt', 'unseen_pairs', 'make_scene', 'SceneDataset', 'write_shards', 'Templates', 'Reading',
-           'Judge', 'agreement']
+           'starter', 'full', 'on_grid', 'get_world', 'Scene', 'render', 'describe', 'to_pil', 'from_pil', 'wrap',
+           'labelled_sheet', 'Wanted', 'wanted_of', 'parse_prompt', 'unseen_pairs', 'make_scene', 'SceneDataset',
+           'write_shards', 'Templates', 'Reading', 'Judge', 'agreement']
 
 # %% ../nbs/06_scenes.ipynb #99573079
 import dataclasses
@@ -15,10 +15,13 @@ import functools
 import importlib.util
 import io
 import itertools
+import math
 import os
 import re
 import shutil
+import textwrap
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +31,7 @@ import resvg_py
 import torch
 import torch.nn.functional as F
 import webdataset as wds
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 # %% ../nbs/06_scenes.ipynb #6e8376a8
@@ -249,6 +252,7 @@ def describe(
     rng: np.random.Generator | None = None,   # None: the plain, canonical caption
     p_background: float = 0.9,                 # how often the background is mentioned
     p_vague: float = 0.05,                     # how often "next to" stands for "left of"
+    turn_vague: bool = True,                   # ... either way round; False: as left of is
 ) -> str:
     "Say what a scene shows, as people would: any order, synonyms, filler, vague at times."
     plain, rng = rng is None, rng or np.random.default_rng(0)
@@ -259,7 +263,7 @@ def describe(
         relation = _OPPOSITE[scene.relation] if turned else scene.relation
         words = scene.relation if plain else str(rng.choice(_RELATION_WORDS[relation]))
         if not plain and scene.relation == "left of" and rng.random() < p_vague:
-            words = str(rng.choice(_VAGUE))
+            words, turned = str(rng.choice(_VAGUE)), turned and turn_vague
         text = f" {words} ".join(nouns[::-1] if turned else nouns)
     if plain:
         article = "an" if scene.background[0] in "aeiou" else "a"
@@ -267,6 +271,59 @@ def describe(
     if rng.random() < 0.12: text = f"{rng.choice(_OPENINGS)} {text}"
     text = _with_background(text, scene.background, rng) if rng.random() < p_background else text
     return text.replace("a orange", "an orange")
+
+# %% ../nbs/06_scenes.ipynb #cd7342c1
+def to_pil(
+    image: Tensor,     # (3, H, W) in [-1, 1]
+    scale: int = 1,    # pixels are repeated this often
+) -> Image.Image:
+    "Turn a tensor into a picture."
+    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    picture = Image.fromarray(pixels)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+# %% ../nbs/06_scenes.ipynb #1a5762f2
+def from_pil(
+    picture: Image.Image,
+    size: tuple[int, int] | None = None,  # (H, W): resized and cropped in the middle to fill it
+) -> Tensor:                              # (3, H, W) in [-1, 1]
+    "Turn a picture into a tensor; the inverse of `to_pil`."
+    if size is not None and (picture.height, picture.width) != size:
+        picture = ImageOps.fit(picture.convert("RGB"), size[::-1], Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    return pixels.float() / 127.5 - 1
+
+# %% ../nbs/06_scenes.ipynb #0714783e
+def wrap(
+    text: str,
+    chars: int,      # to a line
+) -> list[str]:      # no lines for no text
+    "Break a text into lines of characters that the sheet's font has."
+    return textwrap.wrap(text.encode("latin-1", "replace").decode("latin-1"), chars)
+
+# %% ../nbs/06_scenes.ipynb #c5e9661b
+def labelled_sheet(
+    images: Tensor,                # (B, 3, H, W) in [-1, 1]
+    captions: Sequence[str] = (),  # written below each; empty: a bare grid
+    notes: Sequence[str] = (),     # a second text each
+    columns: int | None = None,    # None: about a square
+    scale: int = 2,                # pixels are repeated this often
+) -> Image.Image:
+    "Lay pictures out as a sheet, each above its caption and note."
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    width, height = images.shape[3] * scale, images.shape[2] * scale
+    chars = max(8, width // 6)
+    texts = [[line for text in parts for line in wrap(text, chars)]
+             for parts in zip(captions or [""] * len(images), notes or [""] * len(images))]
+    text_height = 12 * max(map(len, texts)) + 4 if any(texts) else 0
+    rows, cell = math.ceil(len(images) / columns), height + text_height + 4
+    sheet = Image.new("RGB", (columns * (width + 4) + 4, rows * cell + 4), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (image, lines) in enumerate(zip(images, texts)):
+        x, y = 4 + i % columns * (width + 4), 4 + i // columns * cell
+        sheet.paste(to_pil(image, scale), (x, y))
+        pen.multiline_text((x, y + height + 2), "\n".join(lines), fill="black", spacing=1)
+    return sheet
 
 # %% ../nbs/06_scenes.ipynb #365f2c67
 @dataclass(frozen=True)
@@ -391,6 +448,7 @@ def make_scene(
     n_objects: int | None = None,    # 1 or 2; None: as the world mixes them
     p_background: float = 0.9,       # how often the caption mentions the background
     p_vague: float = 0.05,           # how often it says "next to" for "left of"
+    turn_vague: bool = True,         # ... either way round; False: as left of is
 ) -> Scene:
     "Draw the scene that (world, split, seed, index) stands for: the same on every machine."
     world = get_world(world)
@@ -405,7 +463,8 @@ def make_scene(
         if single or (frozenset(names) in unseen_pairs(world)) == (split == "unseen"): break
     relation = None if single else ("left of", "above")[int(rng.integers(2))]
     scene = Scene(names, relation, background, _boxes(world, relation, rng))
-    return dataclasses.replace(scene, caption=describe(scene, rng, p_background, p_vague))
+    return dataclasses.replace(scene, caption=describe(scene, rng, p_background, p_vague,
+                                                       turn_vague))
 
 # %% ../nbs/06_scenes.ipynb #ce62310c
 class SceneDataset(torch.utils.data.Dataset):
@@ -417,11 +476,13 @@ class SceneDataset(torch.utils.data.Dataset):
                  seed: int = 0,
                  n_objects: int | None = None,  # 1 or 2; None: as the world mixes them
                  p_background: float = 0.9,     # how often a caption mentions the background
-                 p_vague: float = 0.05):        # how often it says "next to" for "left of"
+                 p_vague: float = 0.05,         # how often it says "next to" for "left of"
+                 turn_vague: bool = True):      # ... either way round; False: as left of is
         _check_split(split)
         if n <= 0: raise ValueError(f"a data set needs at least one scene, got n = {n}")
         self.world, self.split, self.n, self.seed = get_world(world), split, n, seed
-        self.how = dict(n_objects=n_objects, p_background=p_background, p_vague=p_vague)
+        self.how = dict(n_objects=n_objects, p_background=p_background, p_vague=p_vague,
+                        turn_vague=turn_vague)
 
     def __len__(self) -> int: return self.n
 
