@@ -87,7 +87,7 @@ def measure(way: str, kind: str, prompts: SceneDataset, parts: dict, folder: Pat
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=300, help="prompts of each kind")
+    parser.add_argument("--n", type=int, default=100, help="prompts of each kind")
     n = parser.parse_args().n
     torch.set_num_threads(1)
     parts = {"models": {}, "vae": load_autoencoder(), "encoder": load_text_encoder(),
@@ -124,7 +124,7 @@ def main() -> None:
         row["distance_open"] = round(close[-1].item(), 4)
         result[way] = row
         print(way, row)
-    if n == 300:
+    if n == 100:
         store(RESULT, result)
 
 
