@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['N_ITER', 'GUIDANCE', 'SHIPPED', 'MAX_PROMPT', 'picture_seeds', 'sampling_levels', 'LatentModel', 'run_sampler',
            'check_request', 'start_state', 'DiffusionGenerator', 'ddim_invert', 'picture_info', 'save_png',
-           'check_prompts', 'denoiser_from', 'check_parts', 'picture_size', 'PromptModel', 'DiffusionTransformer']
+           'check_prompts', 'shipped_place', 'denoiser_from', 'check_parts', 'picture_size', 'PromptModel',
+           'DiffusionTransformer']
 
 # %% ../nbs/11_generation.ipynb #e7109c56
 import contextlib
@@ -13,6 +14,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
@@ -294,12 +296,24 @@ def check_prompts(
             raise ValueError(f"a prompt has {len(prompt)} characters, at most {MAX_PROMPT} fit")
     return [" ".join(prompt.split()) for prompt in prompts]
 
+# %% ../nbs/11_generation.ipynb #06d00ff5
+def shipped_place(
+    place: DenoiserLoad,   # its local_filename: a path, or the name of a shipped denoiser
+) -> DenoiserLoad:         # with a path
+    "Turn a plain name such as 'few_steps' into its folder; what is on the disk comes first."
+    name = place.local_filename
+    if Path(name).exists() or Path(name).name != name or Path(name).suffix: return place
+    shipped = sorted(path.parent.name for path in ASSETS.glob("*/denoiser.json"))
+    if name in shipped: return replace(place, local_filename=str(ASSETS / name))
+    raise FileNotFoundError(f"no denoiser at {name}; shipped are {', '.join(shipped)}")
+
 # %% ../nbs/11_generation.ipynb #36370eee
 def denoiser_from(
     config: LTDConfig,                 # which denoiser, and where from
 ) -> tuple[Denoiser, DenoiserConfig]:
     "Load the denoiser a configuration means; warns when it has no trained weights."
     place: DenoiserLoad = config.denoiser_load
+    if place.local_filename and not place.file_url: place = shipped_place(place)
     if place.local_filename or place.file_url: return fetch_denoiser(place, config.denoiser_cfg)
     if config.denoiser_cfg is None: return load_denoiser(SHIPPED, dtype=place.dtype)
     warnings.warn("this denoiser has no trained weights: pictures will be noise. Give "

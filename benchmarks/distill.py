@@ -1,0 +1,132 @@
+#!/usr/bin/env python
+"""Measure the few-step student against its teacher; write shares and distances beside this.
+
+    benchmarks/distill.py            all of it, a quarter of an hour on one core
+    benchmarks/distill.py --n 20     fewer prompts of each kind; nothing is stored
+
+Every way of drawing has the same prompts and the same start noises, so the effects are paired and
+the distances are between pictures of one noise. `accuracy` is the judge's, on held-out prompts;
+`distance` the root mean square of the latents' difference to the teacher's fifteen guided steps,
+over the spread of the teacher's latents; `off` how far a picture's corners are from the nearest of
+the world's eight background colours (sRGB, 0 to 255), on prompts that leave the background open.
+Parts are kept in runs/distill/: a stopped script goes on where it was.
+"""
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from _results import store
+
+from tld.autoencoder import decode_latents, load_autoencoder
+from tld.denoiser import load_denoiser
+from tld.diffusion import SHIPPED
+from tld.distill import FEW_STEPS
+from tld.evaluate import effect, judge_marks, wilson_interval
+from tld.optim import write_whole
+from tld.scenes import BACKGROUNDS, Judge, SceneDataset
+from tld.text import load_text_encoder
+from tld.train import generate_latents, held_out_prompts
+
+RESULT = Path(__file__).with_suffix(".json")
+RUNS = Path(__file__).parents[1] / "runs" / "distill"
+TEACHER = "teacher, 15 guided steps"
+WAYS = {  # weights, steps, guidance, passes of the network
+    TEACHER: (SHIPPED, 15, 2.0, 30),
+    "student, 1 step": (FEW_STEPS, 1, 1.0, 1),
+    "student, 2 steps": (FEW_STEPS, 2, 1.0, 2),
+    "student, 4 steps": (FEW_STEPS, 4, 1.0, 4),
+    "teacher, 1 step": (SHIPPED, 1, 1.0, 1),
+    "teacher, 2 steps": (SHIPPED, 2, 1.0, 2),
+    "teacher, 4 steps": (SHIPPED, 4, 1.0, 4),
+}
+OPEN = "one object, background left open"
+JUDGED = list(WAYS)[:5]
+PART = 50
+
+
+def off_palette(images: torch.Tensor) -> torch.Tensor:
+    "How far the corners, of 4 x 4 pixels, are from the nearest background, root mean square, (B,)."
+    colours = torch.tensor(list(BACKGROUNDS.values())).float()
+    c = (images.clamp(-1, 1) + 1) * 127.5
+    corners = torch.stack([c[..., :4, :4], c[..., :4, -4:], c[..., -4:, :4], c[..., -4:, -4:]])
+    mean = corners.mean((0, -1, -2))                                            # (B, 3)
+    return (mean[:, None] - colours).square().mean(-1).sqrt().amin(1)
+
+
+def draw(way: str, captions: list[str], seeds: range, parts: dict) -> torch.Tensor:
+    folder, steps, guidance, _ = WAYS[way]
+    if folder not in parts["models"]:
+        parts["models"][folder] = load_denoiser(folder)[0]
+    label = parts["encoder"](captions)
+    sampler = "dpmpp_2m" if folder == SHIPPED else "ddim"
+    with torch.no_grad():
+        return generate_latents(parts["models"][folder], label, steps, guidance, seeds, sampler)
+
+
+def measure(way: str, kind: str, prompts: SceneDataset, parts: dict, folder: Path) -> dict:
+    "Columns of one way and kind, from parts that are kept."
+    columns = {}
+    for start in range(0, len(prompts), PART):
+        rows = range(start, min(start + PART, len(prompts)))
+        path = folder / f"{way}_{kind}_{start}_{len(rows)}.pt".replace(" ", "-")
+        if not path.exists():
+            captions = [prompts.scene(i).caption for i in rows]
+            latents, out = draw(way, captions, rows, parts), {}
+            if kind == OPEN:
+                out["off"] = off_palette(decode_latents(parts["vae"], latents))
+            elif way in JUDGED:
+                images = decode_latents(parts["vae"], latents)
+                out["all"] = judge_marks(images, captions, parts["judge"])["all"]
+            out["latents"] = latents
+            write_whole(path, lambda p, out=out: torch.save(out, p))
+        for name, values in torch.load(path, weights_only=True).items():
+            columns.setdefault(name, []).append(values)
+    return {name: torch.cat(values) for name, values in columns.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, default=100, help="prompts of each kind")
+    n = parser.parse_args().n
+    torch.set_num_threads(1)
+    parts = {"models": {}, "vae": load_autoencoder(), "encoder": load_text_encoder(),
+             "judge": Judge("full")}
+    kinds = held_out_prompts(n)
+    kinds[OPEN] = SceneDataset("full", "val", n, seed=4, n_objects=1, p_background=0.0)
+    folder, begun, all_of = RUNS / str(n), time.perf_counter(), {}
+    for way in WAYS:
+        for kind, prompts in kinds.items():
+            all_of[way, kind] = measure(way, kind, prompts, parts, folder)
+            print(f"{time.perf_counter() - begun:6.0f} s  {way}, {kind}", flush=True)
+    result = {"n": n}
+    for way, (_, steps, guidance, passes) in WAYS.items():
+        row = {"steps": steps, "guidance": guidance, "passes": passes, "accuracy": {}}
+        close = []
+        for kind in kinds:
+            mine, teacher = all_of[way, kind], all_of[TEACHER, kind]
+            close.append((mine["latents"] - teacher["latents"]).square().mean().sqrt()
+                         / teacher["latents"].std())
+            if "off" in mine:
+                row["off"] = round(mine["off"].mean().item(), 2)
+            if "all" in mine:
+                right = int(mine["all"].sum())
+                interval = [round(p, 4) for p in wilson_interval(right, n)]
+                row["accuracy"][kind] = {"right": right, "n": n, "share": round(right / n, 4),
+                                         "interval": interval}
+        judged = [k for k in kinds if "all" in all_of[way, k]]
+        if judged:
+            old, new = (torch.cat([all_of[w, k]["all"] for k in judged]) for w in (TEACHER, way))
+            e = effect(old.float(), new.float())
+            row["effect"] = [round(e.difference, 4), round(e.low, 4), round(e.high, 4)]
+            row["says"] = str(e)
+        row["distance"] = round(torch.stack(close[:-1]).mean().item(), 4)
+        row["distance_open"] = round(close[-1].item(), 4)
+        result[way] = row
+        print(way, row)
+    if n == 100:
+        store(RESULT, result)
+
+
+if __name__ == "__main__":
+    main()
