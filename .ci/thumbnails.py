@@ -29,6 +29,7 @@ PICTURES = {
     "10_training": ("57da7d34", (0, .38, .6, 1)),
     "11_generation": ("8ff55a18", (0, 0, 1, 1)),
     "12_evaluation": ("305a2dac", (.02, .12, .68, .93)),
+    "13_few_steps": ("8c8b3dc4", (0, .884, 1, .958)),
     "15_outpainting": ("5e236f20", (.016, .15, .5, .93)),
     "16_interpolation": ("ad083faa", (.225, .5, .78, .89)),
 }
