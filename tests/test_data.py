@@ -333,7 +333,7 @@ def test_killed_at_any_point_it_continues_to_the_same_bytes(small, tmp_path):
             assert not (tmp_path / "latents" / "ledger.json").exists()
     assert contents(tmp_path / "latents") == contents(whole / "latents")
     assert contents(tmp_path / "raw") == contents(whole / "raw")
-    assert len(contents(whole / "raw")) == 10 and len(contents(whole / "latents")) == 23
+    assert len(contents(whole / "raw")) == 10 and len(contents(whole / "latents")) == 24
     assert not [p for p in tmp_path.rglob(".*")]
 
 
