@@ -1,17 +1,19 @@
 #!/usr/bin/env python
 """Measure the few-step student against its teacher; write shares and distances beside this.
 
-    benchmarks/distill.py            all of it, a quarter of an hour on one core
+    benchmarks/distill.py            all of it, ten minutes on one core
     benchmarks/distill.py --n 20     fewer prompts of each kind; nothing is stored
 
 Every way of drawing has the same prompts and the same start noises, so the effects are paired and
 the distances are between pictures of one noise. `accuracy` is the judge's, on held-out prompts;
 `distance` the root mean square of the latents' difference to the teacher's fifteen guided steps,
 over the spread of the teacher's latents; `off` how far a picture's corners are from the nearest of
-the world's eight background colours (sRGB, 0 to 255), on prompts that leave the background open.
-Parts are kept in runs/distill/: a stopped script goes on where it was.
+the world's eight background colours (sRGB, 0 to 255), on prompts that leave the background open;
+`time` the processor time of drawing and decoding 32 pictures over the teacher's, medians of turns.
+Parts are kept in runs/distill/, by weights: a stopped script goes on where it was.
 """
 import argparse
+import statistics
 import time
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from tld.autoencoder import decode_latents, load_autoencoder
 from tld.denoiser import load_denoiser
 from tld.diffusion import SHIPPED
 from tld.distill import FEW_STEPS
+from tld.download import file_sha256
 from tld.evaluate import effect, judge_marks, wilson_interval
 from tld.optim import write_whole
 from tld.scenes import BACKGROUNDS, Judge, SceneDataset
@@ -43,6 +46,7 @@ WAYS = {  # weights, steps, guidance, passes of the network
 OPEN = "one object, background left open"
 JUDGED = list(WAYS)[:5]
 PART = 50
+STORED = 300   # prompts of each kind in the stored result
 
 
 def off_palette(images: torch.Tensor) -> torch.Tensor:
@@ -56,8 +60,6 @@ def off_palette(images: torch.Tensor) -> torch.Tensor:
 
 def draw(way: str, captions: list[str], seeds: range, parts: dict) -> torch.Tensor:
     folder, steps, guidance, _ = WAYS[way]
-    if folder not in parts["models"]:
-        parts["models"][folder] = load_denoiser(folder)[0]
     label = parts["encoder"](captions)
     sampler = "dpmpp_2m" if folder == SHIPPED else "ddim"
     with torch.no_grad():
@@ -85,23 +87,38 @@ def measure(way: str, kind: str, prompts: SceneDataset, parts: dict, folder: Pat
     return {name: torch.cat(values) for name, values in columns.items()}
 
 
+def times(prompts: SceneDataset, parts: dict, turns: int = 3) -> dict[str, float]:
+    "Processor time of each way over the teacher's, drawing and decoding the same 32 prompts."
+    captions, spent = [prompts.scene(i).caption for i in range(32)], {way: [] for way in WAYS}
+    for way in list(WAYS) * (turns + 1):
+        start = time.process_time()
+        decode_latents(parts["vae"], draw(way, captions, range(32), parts))
+        spent[way].append(time.process_time() - start)
+    middle = {way: statistics.median(seconds[1:]) for way, seconds in spent.items()}
+    return {way: round(seconds / middle[TEACHER], 3) for way, seconds in middle.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=100, help="prompts of each kind")
+    parser.add_argument("--n", type=int, default=STORED, help="prompts of each kind")
     n = parser.parse_args().n
     torch.set_num_threads(1)
-    parts = {"models": {}, "vae": load_autoencoder(), "encoder": load_text_encoder(),
+    parts = {"vae": load_autoencoder(), "encoder": load_text_encoder(),
              "judge": Judge("full")}
     kinds = held_out_prompts(n)
     kinds[OPEN] = SceneDataset("full", "val", n, seed=4, n_objects=1, p_background=0.0)
-    folder, begun, all_of = RUNS / str(n), time.perf_counter(), {}
+    weights = [file_sha256(place / "denoiser.safetensors")[:8] for place in (SHIPPED, FEW_STEPS)]
+    folder, begun, all_of = RUNS / "-".join([str(n), *weights]), time.perf_counter(), {}
+    parts["models"] = {place: load_denoiser(place)[0] for place in (SHIPPED, FEW_STEPS)}
+    cost = times(SceneDataset("full", "val", 32, seed=4), parts)
     for way in WAYS:
         for kind, prompts in kinds.items():
             all_of[way, kind] = measure(way, kind, prompts, parts, folder)
             print(f"{time.perf_counter() - begun:6.0f} s  {way}, {kind}", flush=True)
     result = {"n": n}
     for way, (_, steps, guidance, passes) in WAYS.items():
-        row = {"steps": steps, "guidance": guidance, "passes": passes, "accuracy": {}}
+        row = {"steps": steps, "guidance": guidance, "passes": passes, "time": cost[way],
+               "accuracy": {}}
         close = []
         for kind in kinds:
             mine, teacher = all_of[way, kind], all_of[TEACHER, kind]
@@ -124,7 +141,7 @@ def main() -> None:
         row["distance_open"] = round(close[-1].item(), 4)
         result[way] = row
         print(way, row)
-    if n == 100:
+    if n == STORED:
         store(RESULT, result)
 
 

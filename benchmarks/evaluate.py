@@ -3,30 +3,43 @@
 
     benchmarks/evaluate.py                  all of it, half an hour on one core
     benchmarks/evaluate.py --processes 2    the same numbers, shared between two processes
+    benchmarks/evaluate.py --ema            the average's part only, five minutes on one core
     benchmarks/evaluate.py --trial          a few prompts of each, to see it work; nothing is stored
 
 The headline: 1,000 prompts of each kind with every metric, and 60 prompts drawn four times for
 diversity. The curves: 201 prompts a point, accuracy and sharpness against steps, guidance and
 sampler, one of them changed at a time. All points have the same prompts and seeds, so `effect`
-compares them in pairs with the default's. Runs are kept in runs/evaluate/, by the hash of the
+compares them in pairs with the default's. `ema`: the starter model of chapter 10, trained anew, as
+only a run has weights that are not averaged; 256 prompts of never-seen pairs at several steps, from
+the averaged weights and from those of the moment, the rate falling over the last 200 of 500 steps.
+Runs are kept in runs/evaluate/, by the hash of the
 weights: a stopped script goes on where it was, and new weights begin anew.
 """
 import argparse
+import json
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from _results import store
 
+from tld.autoencoder import decode_latents, load_autoencoder
+from tld.configs import DenoiserConfig, ModelConfig, TrainConfig
 from tld.evaluate import (
     METRICS,
     SAMPLERS,
     EvaluateConfig,
     effect,
     evaluate,
+    judge_marks,
     load_columns,
     report_lines,
     weights_hash,
 )
+from tld.scenes import Judge, SceneDataset
+from tld.text import load_text_encoder
+from tld.train import encode_scenes, generate_latents
+from tld.train import main as train
 
 RESULT = Path(__file__).with_suffix(".json")
 RUNS = Path(__file__).parents[1] / "runs" / "evaluate"
@@ -65,11 +78,45 @@ def point(result: dict, config: EvaluateConfig, folder: Path, base: dict) -> dic
             "effect_on_sharpness": str(effect(base["sharpness"], columns["sharpness"]))}
 
 
+def ema_effects(trial: bool) -> dict[str, dict]:
+    "Averaged weights against those of the moment, paired prompts and seeds, by step."
+    n, scenes, every = (8, 256, 4) if trial else (256, 12_000, 100)
+    vae, encoder, judge, rows = load_autoencoder(), load_text_encoder(), Judge("starter"), {}
+    prompts = SceneDataset("starter", "unseen", n, seed=3)
+    captions = [prompts.scene(i).caption for i in range(n)]
+    labels = encoder(captions).detach()
+
+    def compare(state) -> None:
+        right = []
+        for model in (state.model, state.ema_model):
+            images = decode_latents(vae, generate_latents(model.eval(), labels))
+            right.append(judge_marks(images, captions, judge)["all"].double())
+        state.model.train()
+        moment, averaged = (int(r.sum()) for r in right)
+        rows[str(state.step)] = {"n": n, "moment": moment, "averaged": averaged,
+                                 "effect": str(effect(*right))}
+        print(state.step, rows[str(state.step)], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        data = encode_scenes(folder, SceneDataset("starter", "train", scenes, seed=11), vae,
+                             encoder, progress=False)
+        recipe = TrainConfig.scenes(batch_size=32, n_steps=5 * every, decay_steps=2 * every,
+                                    save_and_eval_every_iters=every, progress=False,
+                                    run_dir=f"{folder}/run")
+        train(ModelConfig(data, DenoiserConfig.scenes(), recipe), on_eval=compare)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--trial", action="store_true", help="few prompts; the stored result stays")
+    parser.add_argument("--ema", action="store_true", help="only what the average is worth")
     args = parser.parse_args()
+    if args.ema:
+        rows = ema_effects(args.trial)
+        if not args.trial:
+            store(RESULT, {**json.loads(RESULT.read_text()), "ema": rows})
+        return
     runs = plan(args.trial)
     weights = weights_hash(runs["headline"])
     folder = RUNS / (weights + "_trial" * args.trial)
@@ -89,6 +136,7 @@ def main() -> None:
                  or value == getattr(runs["default"], curve)}
         stored[curve] = {str(value): point(results[name], runs[name], folder / name, base)
                          for value, name in names.items()}
+    stored["ema"] = ema_effects(args.trial)
     store(folder / "trial.json" if args.trial else RESULT, stored)
 
 

@@ -33,7 +33,8 @@ def test_help_names_every_command(tmp_path):
     done = tld(tmp_path, "--help")
     assert done.returncode == 0
     for command in ("generate", "demo", "info", "train", "train-autoencoder",
-                    "train-text-encoder", "train-shipped", "evaluate"):
+                    "train-text-encoder", "train-shipped", "evaluate", "interpolate",
+                    "outpaint", "train-few-steps", "train-high-resolution", "train-outpainting"):
         assert command in done.stdout
 
 
@@ -48,6 +49,9 @@ def test_help_names_every_command(tmp_path):
     (["generate", "cat", "--strength", "0.5"], "needs --image"),
     (["generate", "-f", "nowhere.txt"], "nowhere.txt"),
     (["generate"], "no prompt"),
+    (["generate", "cat", "--model", "fast"], "no denoiser at fast; shipped are"),
+    (["outpaint", "cat", "--mask", "mask.png"], "needs --image"),
+    (["outpaint", "cat", "--image", "nowhere.png"], "nowhere.png"),
     (["demo", "-o", "here"], "give a .png"),
     (["train", "nowhere.json"], "nowhere.json"),
     (["evaluate", "--metrics", "beauty"], "unknown metrics"),

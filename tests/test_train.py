@@ -467,6 +467,30 @@ def test_sample_grids_are_drawn_with_their_captions(config, fsdp, monkeypatch, s
         main(here(config, "wrong"))
 
 
+def test_a_model_with_extra_channels_is_validated_and_drawn(config, monkeypatch):
+    "Its channels beside the latents are those of the held-out pictures."
+    monkeypatch.setattr(tld.train, "load_autoencoder", lambda name: None)
+    monkeypatch.setattr(tld.train, "decode_latents", lambda vae, z: z[:, :3].clamp(-1, 1))
+    folder = Path(config.data_config.latent_path).parent
+    z = np.load(folder / "latents.npy")
+    np.save(folder / "both.npy", np.concatenate([z, z, z[:, :1] * 0 + 1], 1))   # told all there is
+    np.save(folder / "val.npy", np.load(folder / "text.npy")[:3])
+    data = replace(config.data_config, latent_path=str(folder / "both.npy"),
+                   val_path=str(folder / "val.npy"))
+    config = replace(change(config, n_steps=8, save_and_eval_every_iters=8), data_config=data,
+                     denoiser_config=DenoiserConfig.tiny(extra_channels=5))
+    with pytest.raises(ValueError, match="give val_latent_path and val_text_emb_path beside"):
+        main(config)
+    run_dir = train(with_samples(config))
+    assert (run_dir / "samples_000008.png").exists() and len(log(run_dir)[-1]["val_loss_bins"]) == 8
+
+
+def with_samples(config):
+    data = config.data_config
+    return replace(config, data_config=replace(data, val_latent_path=data.latent_path,
+                                               val_text_emb_path=data.text_emb_path))
+
+
 def test_sigterm_ends_a_run_of_shared_weights_cleanly(config, fsdp):
     config = change(config, batch_size=8, save_and_eval_every_iters=24, optimizer="adamw")
     whole = train(here(config, "whole"), 2)

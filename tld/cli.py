@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['DEMO_PROMPTS', 'FILMS', 'judge_pictures', 'read_prompts', 'picture_place', 'write_pictures', 'check_drawing', 'hint',
            'generate_command', 'demo_command', 'info_command', 'train_command', 'train_autoencoder_command',
-           'train_text_encoder_command', 'train_shipped_command', 'evaluate_command', 'interpolate_command',
-           'add_interpolation_options', 'add_evaluation_options', 'add_drawing_options', 'make_parser', 'main']
+           'train_text_encoder_command', 'train_shipped_command', 'train_few_steps_command',
+           'train_high_resolution_command', 'train_outpainting_command', 'evaluate_command', 'interpolate_command',
+           'add_interpolation_options', 'outpaint_command', 'add_outpainting_options', 'add_evaluation_options',
+           'add_drawing_options', 'make_parser', 'main']
 
 # %% ../nbs/cli.ipynb #027445a0
 import argparse
@@ -26,13 +28,14 @@ DEMO_PROMPTS = (
     "a guitar beside a drum", "a car to the left of a castle")
 
 def judge_pictures(
-    images,                    # (B, 3, 64, 64) in [-1, 1]
+    images,                    # (B, 3, H, W) in [-1, 1], H = W = 64 or a multiple
     prompts: Sequence[str],    # one for each
 ) -> tuple[list[str], int]:    # what the judge read, a sentence each; how many are entirely right
     "Let the judge read pictures and compare with what the prompts ask for."
+    from tld.high_resolution import reduced
     from tld.scenes import Judge, agreement, parse_prompt
     notes, right = [], 0
-    for prompt, reading in zip(prompts, Judge("full").read((images + 1) / 2)):
+    for prompt, reading in zip(prompts, Judge("full").read((reduced(images) + 1) / 2)):
         seen = f" {reading.relation} ".join(reading.objects)
         try: verdict = agreement(parse_prompt(prompt), reading)
         except ValueError as e:
@@ -97,8 +100,8 @@ def check_drawing(
     "Refuse settings that cannot be drawn before anything is loaded."
     from tld.sampling import SAMPLERS
     if args.n < 1: raise ValueError("-n must be at least 1")
-    if args.steps < 1: raise ValueError("--steps must be at least 1")
-    if args.sampler not in SAMPLERS:
+    if args.steps is not None and args.steps < 1: raise ValueError("--steps must be at least 1")
+    if args.sampler and args.sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {args.sampler!r}: known are {', '.join(SAMPLERS)}")
     if args.strength is not None and not args.image: raise ValueError("--strength needs --image")
 
@@ -115,18 +118,20 @@ def generate_command(args: argparse.Namespace):
     import torch
     from PIL import Image
 
+    from tld.configs import DenoiserLoad, LTDConfig
     from tld.diffusion import DiffusionTransformer, from_pil
     (path, folder), prompts = picture_place(args.out), read_prompts(args)
     check_drawing(args)
-    settings = {"sampler": args.sampler, "grid": args.grid, "negative_prompt": args.negative}
+    settings = {"sampler": args.sampler, "grid": args.grid, "negative_prompt": args.negative,
+                "class_guidance": args.guidance, "n_iter": args.steps}   # None: the model's own
     if args.image:
         settings |= {"image": Image.open(args.image),
                      "strength": 0.6 if args.strength is None else args.strength}
     hint(prompts)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pictures = DiffusionTransformer(device=device).generate_pictures(
-        prompts, args.seed, args.n, class_guidance=args.guidance, n_iter=args.steps,
-        progress=sys.stderr.isatty(), **settings)
+    config = LTDConfig(denoiser_load=DenoiserLoad(local_filename=args.model))
+    pictures = DiffusionTransformer(config, device).generate_pictures(
+        prompts, args.seed, args.n, progress=sys.stderr.isatty(), **settings)
     written = write_pictures(pictures, path, folder)
     print(f"wrote {path}" + (f", {len(written)} pictures" if folder else ""))
     if args.judge:
@@ -161,7 +166,7 @@ def info_command(args: argparse.Namespace):
           + ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "numpy")))
     print(f"device: CPU, {torch.get_num_threads()} threads"
           + "".join(f"; {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())))
-    for part in ("autoencoder", "text_encoder", "denoiser"):
+    for part in sorted(path.name for path in ASSETS.iterdir() if path.is_dir()):
         size = sum(f.stat().st_size for f in (ASSETS / part).glob("*")) / 1e6
         print(f"{part}: " + (f"{size:.1f} MB" if size else "not here"))
     card = ASSETS / "denoiser" / "denoiser.json"
@@ -197,6 +202,23 @@ def train_shipped_command(args: argparse.Namespace):
     "Train the shipped denoiser; a killed run goes on."
     from tld.train import shipped_configs, shipped_scenes, train_shipped
     path = train_shipped(shipped_configs(args.out), shipped_scenes())
+    print(f"wrote {path}" if path else "stopped; the same command goes on")
+
+def train_few_steps_command(args: argparse.Namespace):
+    "Distil the shipped denoiser into one of few steps; a killed run goes on."
+    from tld.distill import DistillConfig, train_few_steps
+    print(f"wrote {train_few_steps(DistillConfig(run_dir=args.out))}")
+
+def train_high_resolution_command(args: argparse.Namespace):
+    "Fine-tune the shipped denoiser to 128 pixels; a killed run goes on."
+    from tld.high_resolution import high_resolution_config, train_high_resolution
+    path = train_high_resolution(high_resolution_config(args.out), Path(args.out) / "model")
+    print(f"wrote {path}" if path else "stopped; the same command goes on")
+
+def train_outpainting_command(args: argparse.Namespace):
+    "Fine-tune the shipped denoiser to paint what a mask leaves open; a killed run goes on."
+    from tld.outpainting import outpainting_config, train_outpainting
+    path = train_outpainting(outpainting_config(args.out), Path(args.out) / "model")
     print(f"wrote {path}" if path else "stopped; the same command goes on")
 
 # %% ../nbs/cli.ipynb #62e264e6
@@ -247,6 +269,48 @@ def add_interpolation_options(
     p.add_argument("--fps", type=float, default=12, help="frames a second")
     p.add_argument("-o", "--out", default="walk.gif", help=".gif, .mp4, or a strip as .png")
 
+# %% ../nbs/cli.ipynb #2ef58bcd
+def outpaint_command(args: argparse.Namespace):
+    "Paint a panorama, go on beyond a picture's edge, or fill what a mask leaves open."
+    from PIL import Image
+
+    from tld.diffusion import check_prompts, from_pil, save_png, to_pil
+    from tld.outpainting import Outpainter, mask_from_pil, outpaint, panoramas
+    (path, folder), prompts = picture_place(args.out), check_prompts(args.prompts)
+    if folder: raise ValueError(f"-o {args.out}: give a .png")
+    if args.mask and not args.image: raise ValueError("--mask needs --image")
+    if args.mask and len(prompts) > 1: raise ValueError("--mask takes one prompt")
+    hint(prompts)
+    painter, seed = Outpainter(), args.seed
+    how = {"n_iter": args.steps, "class_guidance": args.guidance}
+    if args.image:
+        picture, across = Image.open(args.image), "height" if args.to in ("left", "right") else "width"
+        whole = not args.mask and getattr(picture, across) == min(picture.size) == painter.window[0]
+        x = from_pil(picture, None if whole else painter.window)[None]
+    if args.mask:
+        mask = mask_from_pil(Image.open(args.mask), painter.window)
+        x = painter.paint(x, mask, prompts, seed, **how)
+    elif args.image:
+        for i, prompt in enumerate(prompts):
+            x = outpaint(painter, x, args.to, prompt, args.pixels, seed=seed + i, **how)
+    else: x = panoramas(painter, [prompts], args.to, args.pixels, seed, **how)
+    save_png(to_pil(x[0]), path, prompts="; ".join(prompts), seed=seed)
+    print(f"wrote {path}, {x.shape[3]} x {x.shape[2]} pixels")
+
+def add_outpainting_options(
+    p: argparse.ArgumentParser,
+):
+    "What `tld outpaint` takes."
+    p.add_argument("prompts", nargs="+", help="one for each window: what all of it shall show")
+    p.add_argument("--image", help="a picture to go on from (else the first prompt is drawn)")
+    p.add_argument("--mask", help="of --image: white is painted, black is kept")
+    p.add_argument("--to", default="right", help="right, left, up or down")
+    p.add_argument("--pixels", type=int, help="to add for each prompt (half a window)")
+    p.add_argument("--seed", type=int, default=10)
+    p.add_argument("--steps", type=int, default=15)
+    p.add_argument("--guidance", type=float, default=2.0)
+    p.add_argument("-o", "--out", default="outpaint.png", help="a .png")
+
 # %% ../nbs/cli.ipynb #3b5cd3b4
 def add_evaluation_options(
     p: argparse.ArgumentParser,
@@ -279,9 +343,10 @@ def add_drawing_options(
     p.add_argument("-f", "--file", help="prompts from a file, one a line; - reads standard input")
     p.add_argument("-n", type=int, default=1, help="pictures of each prompt")
     p.add_argument("--seed", type=int, default=10)
-    p.add_argument("--steps", type=int, default=15)
-    p.add_argument("--guidance", type=float, default=2.0)
-    p.add_argument("--sampler", default="dpmpp_2m", help="dpmpp_2m, ddim, heun, ancestral ...")
+    p.add_argument("--model", help="few_steps, high_resolution, or a denoiser's folder or file")
+    p.add_argument("--steps", type=int, help="(the model's own; the shipped one's are 15)")
+    p.add_argument("--guidance", type=float, help="(the model's own; the shipped one's is 2)")
+    p.add_argument("--sampler", help="dpmpp_2m, ddim, heun, ancestral ... (the model's own)")
     p.add_argument("--grid", default="power", help="power, log_snr or karras")
     p.add_argument("--negative", help="what not to draw")
     p.add_argument("--image", help="a picture to change instead of starting from noise")
@@ -306,11 +371,15 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, default=15)
     command("info", info_command)
     add_interpolation_options(command("interpolate", interpolate_command))
+    add_outpainting_options(command("outpaint", outpaint_command))
     add_evaluation_options(command("evaluate", evaluate_command))
     command("train", train_command).add_argument("config", help="JSON of a ModelConfig")
     for part, function in (("autoencoder", train_autoencoder_command),
                            ("text_encoder", train_text_encoder_command),
-                           ("shipped", train_shipped_command)):
+                           ("shipped", train_shipped_command),
+                           ("few_steps", train_few_steps_command),
+                           ("high_resolution", train_high_resolution_command),
+                           ("outpainting", train_outpainting_command)):
         p = command(f"train-{part.replace('_', '-')}", function)
         p.add_argument("-o", "--out", default=f"runs/{part}", help="folder of model and checkpoint")
     return parser

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['N_ITER', 'GUIDANCE', 'SHIPPED', 'MAX_PROMPT', 'picture_seeds', 'sampling_levels', 'LatentModel', 'run_sampler',
            'check_request', 'start_state', 'DiffusionGenerator', 'ddim_invert', 'picture_info', 'save_png',
-           'check_prompts', 'shipped_place', 'denoiser_from', 'check_parts', 'picture_size', 'PromptModel',
-           'DiffusionTransformer']
+           'check_prompts', 'shipped_place', 'denoiser_from', 'own_settings', 'check_parts', 'picture_size',
+           'PromptModel', 'DiffusionTransformer']
 
 # %% ../nbs/11_generation.ipynb #e7109c56
 import contextlib
@@ -73,10 +73,11 @@ class LatentModel:
         device: str | torch.device = "cpu",
         model_dtype: torch.dtype = torch.float32,  # other: autocast to it; the solver stays float32
         compile: bool = False,  # `torch.compile` the denoiser: slow to start, for many pictures
+        tile: int | None = None,  # side of the tiles that larger latents are decoded in
     ):
         self.model, self.vae = model.to(device).eval(), vae.to(device)
         if compile: self.model = torch.compile(self.model)
-        self.device, self.model_dtype = torch.device(device), model_dtype
+        self.device, self.model_dtype, self.tile = torch.device(device), model_dtype, tile
 
     def precision(self) -> contextlib.AbstractContextManager:
         "Autocast to `model_dtype`; a cast weight is kept until the outermost such context ends."
@@ -110,7 +111,7 @@ class LatentModel:
         "Turn latents into pictures, in the autoencoder's own precision."
         from tld.autoencoder import decode_latents
         with torch.autocast(self.device.type, enabled=False):
-            return decode_latents(self.vae, latents.to(self.device), scale_factor)
+            return decode_latents(self.vae, latents.to(self.device), scale_factor, tile=self.tile)
 
 # %% ../nbs/11_generation.ipynb #53a8c282
 def run_sampler(
@@ -321,6 +322,17 @@ def denoiser_from(
                   stacklevel=3)
     return Denoiser.from_config(config.denoiser_cfg).eval(), config.denoiser_cfg
 
+# %% ../nbs/11_generation.ipynb #7dc35f66
+def own_settings(
+    config: LTDConfig,   # which denoiser
+) -> dict:               # of `DiffusionTransformer.generate_images`; empty: nothing is said
+    "Read how a denoiser is to be drawn from, `sampling` in the JSON beside its weights."
+    place = config.denoiser_load
+    if not place.local_filename: return {}
+    path = Path((place if place.file_url else shipped_place(place)).local_filename)
+    card = path / "denoiser.json" if path.is_dir() else path.with_suffix(".json")
+    return json.loads(card.read_text(encoding="utf-8")).get("sampling", {}) if card.is_file() else {}
+
 # %% ../nbs/11_generation.ipynb #47c6786c
 def check_parts(
     config: DenoiserConfig,
@@ -355,9 +367,13 @@ class PromptModel:
         vae: nn.Module | None = None,       # one loaded already; None: the configuration's
         encoder: object | None = None,      # the same for the text encoder
         compile: bool = False,              # `torch.compile` the denoiser
+        denoiser: Denoiser | None = None,   # the same for the denoiser
+        tile: int | None = None,            # decode larger latents in tiles of this side
     ):
         self.config = config or LTDConfig()
-        self.denoiser, self.denoiser_cfg = denoiser_from(self.config)
+        self.denoiser = denoiser_from(self.config)[0] if denoiser is None else denoiser
+        self.denoiser_cfg = self.denoiser.config
+        self.sampling = {"class_guidance": GUIDANCE, "n_iter": N_ITER, **own_settings(self.config)}
         vae_cfg, clip_cfg = self.config.vae_cfg, self.config.clip_cfg
         if vae is None:
             from tld.autoencoder import load_autoencoder
@@ -367,7 +383,7 @@ class PromptModel:
             encoder = load_text_encoder(clip_cfg.clip_model_name, device, clip_cfg.clip_dtype)
         check_parts(self.denoiser_cfg, vae, encoder)
         self.vae, self.encoder = vae, encoder
-        self.diffuser = DiffusionGenerator(self.denoiser, vae, device, model_dtype, compile)
+        self.diffuser = DiffusionGenerator(self.denoiser, vae, device, model_dtype, compile, tile)
 
     def embed(
         self,
@@ -401,11 +417,11 @@ class DiffusionTransformer(PromptModel):
     def generate_images(
         self,
         prompt: str | Sequence[str] | None,   # one or several; None: nothing is said
-        class_guidance: float = GUIDANCE,
+        class_guidance: float | None = None,  # w; None: the model's own, 2 for the shipped one
         seed: int | Sequence[int] = 10,       # of the first picture, or one for each
         num_imgs: int = 1,                    # pictures of each prompt
         img_size: int | None = None,
-        n_iter: int = N_ITER,
+        n_iter: int | None = None,            # steps; None: the model's own, 15 for the shipped one
         negative_prompt: str | None = None,   # what not to draw
         image: Image.Image | Tensor | None = None, # a picture to change, by `strength`
         **settings,                           # further ones of `DiffusionGenerator.generate`
@@ -417,9 +433,12 @@ class DiffusionTransformer(PromptModel):
         if negative_prompt is not None:
             settings["negative"] = self.embed(check_prompts(negative_prompt))
         if image is not None: settings["init"] = self.encode(image)
-        settings = {"scale_factor": self.config.vae_cfg.vae_scale_factor, **settings}
-        return self.diffuser.generate(labels, n_iter, len(labels), class_guidance, seed,
-                                      img_size=img_size, **settings)[0]
+        said = {"class_guidance": class_guidance, "n_iter": n_iter}
+        said = {name: value for name, value in said.items() if value is not None}
+        settings = {"scale_factor": self.config.vae_cfg.vae_scale_factor, **self.sampling,
+                    **settings, **said}
+        return self.diffuser.generate(labels, num_imgs=len(labels), seed=seed, img_size=img_size,
+                                      **settings)[0]
 
     def generate_pictures(
         self,
@@ -429,7 +448,8 @@ class DiffusionTransformer(PromptModel):
         **settings,                           # as of `generate_images`
     ) -> list[Image.Image]:                   # each with prompt, seed and settings in `info`
         "Generate single pictures that know what made them; `save_png` writes it into the file."
-        settings = {"class_guidance": GUIDANCE, "n_iter": N_ITER, **settings}
+        said = {name: value for name, value in settings.items() if value is not None}
+        settings = {**self.sampling, **said}
         images = self.generate_images(prompt, seed=seed, num_imgs=num_imgs, **settings)
         prompts = [None] if prompt is None else check_prompts(prompt)
         pictures = [to_pil(image) for image in images]
@@ -440,11 +460,11 @@ class DiffusionTransformer(PromptModel):
     def generate_image_from_text(
         self,
         prompt: str | Sequence[str],
-        class_guidance: float = GUIDANCE,
+        class_guidance: float | None = None,
         seed: int | Sequence[int] = 10,
         num_imgs: int = 1,
         img_size: int | None = None,
-        n_iter: int = N_ITER,
+        n_iter: int | None = None,
         **settings,                           # as of `generate_images`
     ) -> Image.Image:                         # a picture, or a grid of several
         "Draw what a prompt says."

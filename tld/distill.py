@@ -207,7 +207,7 @@ def train_few_steps(
     if s.step < c.n_steps: return None
     out = Path(c.run_dir) / "few_steps"
     about = {"recipe": {**asdict(c), "teacher": Path(c.teacher).name, "run_dir": None},
-             "sampling": {"n_iter": 4, "class_guidance": 1.0}}
+             "sampling": {"n_iter": 4, "class_guidance": 1.0, "sampler": "ddim"}}
     save_denoiser(s.average, s.denoiser_config, out, extra=about, base=c.teacher)
     return out
 

@@ -120,14 +120,15 @@ def _drawing(
 def sprite(
     name: str,      # an object's everyday name
     size: int,      # longest side, pixels
-) -> np.ndarray:    # (size, size, 4) float32: RGB in [0, 1] already multiplied by alpha, then alpha
+    scale: int = 1, # of the pixels: 2 draws the same, twice as fine
+) -> np.ndarray:    # (S, S, 4) float32, S = scale size: RGB in [0, 1] times alpha, then alpha
     "Draw an object centred in a square."
-    image = _drawing(name)
-    scale = size / max(image.size)
-    w, h = (max(1, round(side * scale)) for side in image.size)
-    rgba = np.asarray(image.convert("RGBa").resize((w, h), Image.Resampling.BOX, reducing_gap=None))
-    square = np.zeros((size, size, 4), np.float32)
-    square[(size - h) // 2:(size - h) // 2 + h, (size - w) // 2:(size - w) // 2 + w] = rgba / 255
+    image, S = _drawing(name), scale * size
+    w, h = (max(1, round(side * size / max(image.size))) for side in image.size)
+    fine = image.convert("RGBa").resize((scale * w, scale * h), Image.Resampling.BOX)
+    square = np.zeros((S, S, 4), np.float32)
+    left, top = scale * ((size - w) // 2), scale * ((size - h) // 2)
+    square[top:top + scale * h, left:left + scale * w] = np.asarray(fine) / 255
     return square
 
 # %% ../nbs/06_scenes.ipynb #cea3d644
@@ -192,12 +193,15 @@ class Scene:
 
 def render(
     scene: Scene,
-) -> np.ndarray:  # (64, 64, 3) uint8, sRGB
+    scale: int = 1,   # of everything: 2 paints the same scene on 128 pixels
+) -> np.ndarray:      # (64 scale, 64 scale, 3) uint8, sRGB
     "Paint the background, then each object over it: `new = sprite + (1 - alpha) old`."
-    canvas = np.empty((SIDE, SIDE, 3), np.float32)
+    if scale < 1: raise ValueError(f"scale must be a whole number from 1, got {scale}")
+    canvas = np.empty((scale * SIDE, scale * SIDE, 3), np.float32)
     canvas[:] = BACKGROUNDS[scene.background]
     for name, (x, y, size) in zip(scene.objects, scene.boxes):
-        rgba, window = sprite(name, size), canvas[y:y + size, x:x + size]
+        rows, columns = (slice(scale * at, scale * (at + size)) for at in (y, x))
+        rgba, window = sprite(name, size, scale), canvas[rows, columns]
         window *= 1 - rgba[..., 3:]
         window += 255 * rgba[..., :3]
     return (canvas + 0.5).astype(np.uint8)
@@ -477,10 +481,12 @@ class SceneDataset(torch.utils.data.Dataset):
                  n_objects: int | None = None,  # 1 or 2; None: as the world mixes them
                  p_background: float = 0.9,     # how often a caption mentions the background
                  p_vague: float = 0.05,         # how often it says "next to" for "left of"
-                 turn_vague: bool = True):      # ... either way round; False: as left of is
+                 turn_vague: bool = True,       # ... either way round; False: as left of is
+                 scale: int = 1):               # of the pictures: 2 paints them on 128 pixels
         _check_split(split)
         if n <= 0: raise ValueError(f"a data set needs at least one scene, got n = {n}")
         self.world, self.split, self.n, self.seed = get_world(world), split, n, seed
+        self.scale = scale
         self.how = dict(n_objects=n_objects, p_background=p_background, p_vague=p_vague,
                         turn_vague=turn_vague)
 
@@ -491,9 +497,9 @@ class SceneDataset(torch.utils.data.Dataset):
         if not 0 <= i < self.n: raise IndexError(f"scene {i} of {self.n}")
         return make_scene(self.world, self.split, self.seed, i, **self.how)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, str]:   # image (3, 64, 64) uint8, caption
+    def __getitem__(self, i: int) -> tuple[Tensor, str]:   # image (3, H, W) uint8, caption
         scene = self.scene(i)
-        return torch.from_numpy(render(scene)).permute(2, 0, 1), scene.caption
+        return torch.from_numpy(render(scene, self.scale)).permute(2, 0, 1), scene.caption
 
 # %% ../nbs/06_scenes.ipynb #41c4dd1e
 def write_shards(

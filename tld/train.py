@@ -7,10 +7,10 @@ __all__ = ['WHOLE', 'training_loss', 'drop_text', 'encode_scenes', 'batch_indice
            'make_optimizer', 'pick_precision', 'start_accelerator', 'fsdp_settings', 'place', 'TrainState',
            'total_steps', 'set_learning_rate', 'accumulate_gradients', 'train_step', 'OnItsWay', 'read_losses',
            'checkpoints', 'read_meta', 'gather_weights', 'load_weights', 'gather_optimizer', 'load_optimizer',
-           'save_checkpoint', 'prune_checkpoints', 'resume', 'start_from', 'StopSignals', 'validate', 'write_log',
-           'start_log', 'report', 'check_data', 'check_run', 'stop_early', 'progress_bar', 'step_bar', 'main',
-           'generate_latents', 'sample_texts', 'save_samples', 'prompt_accuracy', 'shipped_world', 'shipped_scenes',
-           'shipped_configs', 'held_out_prompts', 'train_shipped']
+           'save_checkpoint', 'prune_checkpoints', 'resume', 'start_from', 'StopSignals', 'Given', 'validate',
+           'write_log', 'start_log', 'report', 'check_data', 'check_run', 'stop_early', 'progress_bar', 'step_bar',
+           'main', 'generate_latents', 'sample_texts', 'save_samples', 'prompt_accuracy', 'shipped_world',
+           'shipped_scenes', 'shipped_configs', 'held_out_prompts', 'train_shipped']
 
 # %% ../nbs/10_training.ipynb #571a0d06
 import contextlib
@@ -524,6 +524,21 @@ class StopSignals:
         for number, handler in self.before.items(): signal.signal(number, handler)
         if not kind and self.asked == signal.SIGINT: raise KeyboardInterrupt
 
+# %% ../nbs/10_training.ipynb #b9157e23
+class Given(nn.Module):
+    "A denoiser that is told the same `extra` at every call: one of (x, noise_level, label) again."
+    def __init__(
+        self,
+        model: nn.Module,
+        extra: Tensor,    # what is given beside x, (B, E, H, W)
+    ):
+        super().__init__()
+        self.model, self.extra, self.latent_shape = model, extra, model.latent_shape
+
+    def forward(self, x: Tensor, noise_level: Tensor, label: Tensor) -> Tensor:
+        copies = len(x) // len(self.extra)     # guidance asks about a batch and about it again
+        return self.model(x, noise_level, label, self.extra.repeat(copies, 1, 1, 1))
+
 # %% ../nbs/10_training.ipynb #fd1c3c2c
 @torch.no_grad()
 def validate(
@@ -532,18 +547,21 @@ def validate(
     n: int = 256,          # pictures, the first ones
     n_bins: int = 8,       # of the noise level
     batch_size: int = 64,
+    extra_channels: int = 0,   # the last E channels of the latents are given to the model
 ) -> dict:                 # "val_loss": mean; by bin: "val_loss_bins", "val_loss_bins_no_text"
     "Squared error of x0_hat on fixed pictures, noise and levels, by bins of the noise level."
     device, errors = next(model.parameters()).device, []
     for start in range(0, min(n, len(data)), batch_size):
         indices = np.arange(start, min(start + batch_size, n, len(data)))
-        x0, label = (t.to(device) for t in data.batch(indices))
+        both, label = (t.to(device) for t in data.batch(indices))
+        x0, extra = both.split([both.shape[1] - extra_channels, extra_channels], 1)
+        told = Given(model, extra) if extra_channels else model
         eps = seeded_noise(x0.shape[1:], indices, device)
         within = torch.tensor(indices * (5**0.5 - 1) / 2 % 1, dtype=torch.float32, device=device)
         for_bins = []
         for level in ((i + within) / n_bins for i in range(n_bins)):
             xt, _ = q_sample(x0, level, eps)
-            for_bins += [diffusion_loss(model(xt, level[:, None], text), x0, level)
+            for_bins += [diffusion_loss(told(xt, level[:, None], text), x0, level)
                          for text in (label, torch.zeros_like(label))]
         errors.append(torch.stack(for_bins).view(n_bins, 2, -1))                  # (n_bins, 2, B)
     means = torch.cat(errors, -1).mean(-1).cpu()                                  # (n_bins, 2)
@@ -593,7 +611,8 @@ def report(
     if paths.val_latent_path:
         held_out = LatentShards(paths.val_latent_path, paths.val_text_emb_path)
         with state.accelerator.autocast():
-            val = validate(state.ema_model, held_out, cfg.n_val)
+            val = validate(state.ema_model, held_out, cfg.n_val,
+                           extra_channels=state.config.denoiser_config.extra_channels)
     if state.rank == 0: write_log(state, val)
     state.losses = []
     save_checkpoint(state, val.get("val_loss"))
@@ -635,7 +654,11 @@ def check_run(
     cfg, run_dir = config.train_config, Path(config.train_config.run_dir)
     data.check(config.denoiser_config, cfg.batch_size * world)
     make_noise(cfg)
-    if config.data_config.val_path: sample_texts(config.data_config)
+    paths = config.data_config
+    if paths.val_path: sample_texts(paths)
+    if paths.val_path and config.denoiser_config.extra_channels and not paths.val_latent_path:
+        raise ValueError("a model with extra channels is told them for its sample grids, too: give "
+                         "val_latent_path and val_text_emb_path beside val_path")
     if cfg.batch_size % cfg.accumulate:
         raise ValueError(f"batch_size={cfg.batch_size} is not a multiple of {cfg.accumulate=}")
     if cfg.seed < 0: raise ValueError(f"seed={cfg.seed} must not be negative")
@@ -709,7 +732,7 @@ def generate_latents(
     model: nn.Module,                  # a `Denoiser`
     labels: Tensor,                    # (B, E) or (B, L, E)
     n_steps: int = 15,
-    guidance: float = 3.0,
+    guidance: float = 2.0,
     seeds: Sequence[int] | None = None,  # one per picture; None: 0, 1, 2 ...
     sampler: str = "dpmpp_2m",
     bf16: bool = True,                 # evaluate the network under bfloat16 autocast
@@ -744,8 +767,13 @@ def save_samples(
     path: Path,         # a PNG
 ):
     "Draw the validation texts from the averaged weights into one sheet, the same noise each time."
-    labels, captions = sample_texts(state.config.data_config)
-    latents = generate_latents(state.ema_model, labels).cpu()
+    paths, E = state.config.data_config, state.config.denoiser_config.extra_channels
+    (labels, captions), model = sample_texts(paths), state.ema_model
+    if E:   # beside the texts it is told what belongs to the first held-out pictures
+        held_out = LatentShards(paths.val_latent_path, paths.val_text_emb_path)
+        first = held_out.batch(np.arange(len(labels)) % len(held_out))[0]
+        model = Given(model, first[:, -E:].to(next(model.parameters()).device))
+    latents = generate_latents(model, labels).cpu()
     if state.rank: return
     images = decode_latents(load_autoencoder(state.config.vae_cfg.vae_name), latents)
     scale = max(1, 128 // images.shape[3])          # room for words
@@ -760,7 +788,7 @@ def prompt_accuracy(
     dataset: SceneDataset,      # its captions are the prompts
     judge: Judge,
     n_steps: int = 15,
-    guidance: float = 3.0,
+    guidance: float = 2.0,
     tokens: bool = False,
     batch_size: int = 64,
 ) -> dict[str, float]:          # share right: "objects", "relation", "background", "all"

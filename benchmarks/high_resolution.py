@@ -1,0 +1,259 @@
+#!/usr/bin/env python
+"""Measure pictures of 128 pixels before and after fine-tuning, and what large sizes cost.
+
+    benchmarks/high_resolution.py --train runs/high_resolution   fine-tune, and note the curve
+    benchmarks/high_resolution.py             300 prompts of each kind by every way, then the costs
+    benchmarks/high_resolution.py -n 4        fewer, one large size; the stored result stays
+
+`curve`: after so many minutes of one core's training, how many of 64 prompts of never-seen pairs
+are entirely right; drawing and judging are not counted. `ways`: the shipped model's pictures
+enlarged; the shipped model with stretched and with repeated positions; the fine-tuned model, on an
+even grid of noise levels and on one shifted by 2. All draw the same prompts from the same seeds.
+`right`: entirely, of n, by the judge, on pictures averaged down to 64 pixels. `copies`: mean number
+of times that the asked-for objects are found at the size they have at 64 pixels (twice is doubled).
+`error`: root mean square against the true scene painted on 128 pixels, 8-bit levels, captions that
+name the background; `coded` is that of the true scene through the autoencoder. `sharpness`: as in
+chapter 12, over that of the true scenes. `cost`: one evaluation of the 101M model, random weights,
+bfloat16: tokens, work, share of attention in it, time over that at 256 pixels, memory beyond
+weights; `decoder`: memory of decoding with an autoencoder of SDXL's size, whole and in tiles.
+"""
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from _results import store
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from tld.autoencoder import decode_latents, encode_images, load_autoencoder
+from tld.configs import DenoiserConfig
+from tld.denoiser import Denoiser, load_denoiser, n_params
+from tld.diffusion import GUIDANCE, DiffusionTransformer
+from tld.evaluate import judge_marks, sharpness
+from tld.high_resolution import (
+    HIGH_RESOLUTION,
+    count_copies,
+    encode_high_resolution,
+    high_resolution_config,
+    reduced,
+    resized,
+    train_high_resolution,
+)
+from tld.noise_schedules import noise_level_grid
+from tld.scenes import Judge, SceneDataset
+from tld.text import load_text_encoder
+from tld.train import generate_latents, shipped_world
+
+RESULT = Path(__file__).with_suffix(".json")
+STORED = 300   # prompts of each kind
+GROUP = 25     # pictures drawn at once
+
+
+class Referee:
+    "Notes the share right while a run trains, and the processor time it took."
+    def __init__(self, path: Path, every: int = 200, n: int = 64):
+        self.path, self.every = path, every
+        self.prompts = [SceneDataset(shipped_world(), "unseen", n, seed=21).scene(i).caption
+                        for i in range(n)]
+        self.vae, self.judge = load_autoencoder(), Judge("full")
+        with torch.no_grad():
+            self.labels = load_text_encoder()(self.prompts)
+        known = json.loads(path.read_text()) if path.exists() else {"curve": [], "minutes": 0.0}
+        self.curve, self.used = known["curve"], known["minutes"]
+        self.since = time.process_time()
+
+    def __call__(self, state) -> None:
+        self.used += (time.process_time() - self.since) / 60
+        if state.step % self.every == 0 or state.step in (50, 100):
+            right = 0
+            for i in range(0, len(self.prompts), GROUP):
+                z = generate_latents(state.ema_model, self.labels[i:i + GROUP], guidance=GUIDANCE,
+                                     seeds=list(range(i, len(self.prompts)))[:GROUP])
+                marks = judge_marks(reduced(decode_latents(self.vae, z)),
+                                    self.prompts[i:i + GROUP], self.judge)
+                right += int(marks["all"].sum())
+            self.curve.append({"steps": state.step, "minutes": round(self.used, 2),
+                               "right": right, "n": len(self.prompts)})
+            print(self.curve[-1], flush=True)
+        self.path.write_text(json.dumps({"curve": self.curve, "minutes": self.used}))
+        self.since = time.process_time()
+
+
+def train(out_dir: str) -> list[dict]:
+    "Fine-tune, and keep the curve."
+    config = high_resolution_config(out_dir)
+    encode_high_resolution(config)
+    referee = Referee(Path(out_dir) / "curve.json")
+    train_high_resolution(config, HIGH_RESOLUTION, on_eval=referee)
+    return referee.curve
+
+
+
+# ---- pictures ----
+
+KINDS = {"one object": ("val", 1), "seen pairs": ("val", 2), "never-seen pairs": ("unseen", 2)}
+
+
+def repeated(model: Denoiser) -> Denoiser:
+    "The same model with its grid of positions laid out four times."
+    wide, (rows, columns) = resized(model, 32), model.denoiser_trans_block.grid
+    table = model.denoiser_trans_block.pos_embed.weight.detach().view(rows, columns, -1)
+    wide.denoiser_trans_block.pos_embed.weight.data = table.repeat(2, 2, 1).flatten(0, 1)
+    return wide
+
+
+def ways() -> dict[str, Callable[[list[str], list[int]], Tensor]]:
+    "Ways to draw 128 pixels: name -> function of (captions, seeds)."
+    small = DiffusionTransformer(model_dtype=torch.bfloat16)
+
+    def large(model: Denoiser) -> DiffusionTransformer:
+        return DiffusionTransformer(vae=small.vae, encoder=small.encoder, denoiser=model,
+                                    model_dtype=torch.bfloat16)
+    tuned = large(load_denoiser(HIGH_RESOLUTION)[0])
+    before = large(resized(small.denoiser, 32))
+    four = large(repeated(small.denoiser))
+    shifted = noise_level_grid(15, shift=2.0)
+
+    def enlarged(captions, seeds):
+        return F.interpolate(small.generate_images(captions, seed=seeds), scale_factor=2,
+                             mode="bicubic").clamp(-1, 1)
+    return {"64 pixels, enlarged": enlarged,
+            "128, positions repeated": lambda c, s: four.generate_images(c, seed=s),
+            "128, positions stretched": lambda c, s: before.generate_images(c, seed=s),
+            "128, fine-tuned": lambda c, s: tuned.generate_images(c, seed=s),
+            "128, fine-tuned, shifted": lambda c, s: tuned.generate_images(
+                c, seed=s, noise_levels=shifted)}
+
+
+def rms(a: Tensor, b: Tensor) -> Tensor:   # (B,), 8-bit levels
+    return 127.5 * (a - b).square().mean((1, 2, 3)).sqrt()
+
+
+def copies(image: Tensor, scene) -> float:
+    "How often the objects of a scene are there, at the size of 64 pixels or twice that; a mean."
+    found = [count_copies(image, name, box[2], scale)
+             for name, box in zip(scene.objects, scene.boxes) for scale in (1, 2)]
+    return sum(found) / len(scene.objects)
+
+
+def measure_ways(n: int) -> dict[str, dict]:
+    "Draw the same prompts by every way, and measure."
+    judge, table = Judge("full"), {}
+    data = {kind: SceneDataset(shipped_world(), split, n, seed=22, n_objects=k, p_background=1.0,
+                               scale=2) for kind, (split, k) in KINDS.items()}
+    for way, draw in ways().items():
+        row: dict = {"right": {}, "copies": [], "error": [], "sharpness": []}
+        for kind, scenes in data.items():
+            right = 0
+            for start in range(0, n, GROUP):
+                rows = range(start, min(start + GROUP, n))
+                captions = [scenes.scene(i).caption for i in rows]
+                true = torch.stack([scenes[i][0] for i in rows]) / 127.5 - 1
+                x = draw(captions, list(rows))
+                right += int(judge_marks(reduced(x), captions, judge)["all"].sum())
+                row["copies"] += [copies(image, scenes.scene(i)) for i, image in zip(rows, x)]
+                row["error"] += rms(x, true).tolist()
+                row["sharpness"] += (sharpness(x) / sharpness(true)).tolist()
+            row["right"][kind] = {"right": right, "n": n}
+        table[way] = {"right": row.pop("right"),
+                      **{name: round(statistics.mean(v), 3) for name, v in row.items()}}
+        print(way, json.dumps(table[way]), flush=True)
+    true = torch.stack([data["seen pairs"][i][0] for i in range(min(n, 100))]) / 127.5 - 1
+    vae = load_autoencoder()
+    coded = decode_latents(vae, encode_images(vae, true))
+    table["the true scene, coded"] = {
+        "error": round(rms(coded, true).mean().item(), 3),
+        "sharpness": round((sharpness(coded) / sharpness(true)).mean().item(), 3)}
+    return table
+
+
+# ---- costs ----
+
+def peak_megabytes() -> float:
+    "The most memory that this process has had."
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def denoiser_cost(px: int) -> dict:
+    "One evaluation of the 101M model; run in a process of its own."
+    torch.manual_seed(0)
+    base = Denoiser.from_config(DenoiserConfig.published_101m())
+    model = resized(base, px // 8).eval().to(torch.bfloat16)
+    x, level = torch.randn(1, 4, px // 8, px // 8), torch.full((1, 1), 0.5)
+    text = torch.randn(1, 768)
+    before, times = peak_megabytes(), []
+    with torch.inference_mode():
+        for _ in range(4):
+            start = time.perf_counter()
+            out = model(x, level, text)
+            times.append(time.perf_counter() - start)
+        with FlopCounterMode(display=False) as counter:
+            model(x, level, text)
+    return {"shape": list(out.shape), "parameters": n_params(model), "tokens": (px // 16) ** 2,
+            "gflop": round(counter.get_total_flops() / 1e9), "seconds": min(times),
+            "megabytes": round(peak_megabytes() - before)}
+
+
+def decoder_cost(px: int, tile: int | None) -> dict:
+    "Memory of decoding one picture by a decoder of SDXL's size; run in a process of its own."
+    blocks = dict(down_block_types=["DownEncoderBlock2D"] * 4,
+                  up_block_types=["UpDecoderBlock2D"] * 4)
+    vae = AutoencoderKL(block_out_channels=[128, 256, 512, 512], layers_per_block=2,
+                        latent_channels=4, sample_size=1024, **blocks).eval().to(torch.bfloat16)
+    before = peak_megabytes()
+    out = decode_latents(vae, torch.randn(1, 4, px // 8, px // 8), tile=tile)
+    return {"shape": list(out.shape), "megabytes": round(peak_megabytes() - before)}
+
+
+def apart(*arguments: object) -> dict:
+    "Run a part of this script in a process of its own, as memory is counted from its start."
+    command = [sys.executable, __file__, "--part", *map(str, arguments)]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+def costs(sizes: list[int]) -> tuple[dict, dict]:
+    "Denoiser and decoder, at each size of picture."
+    denoiser = {f"{px} px": apart("denoiser", px) for px in sizes}
+    first = denoiser[f"{sizes[0]} px"]["seconds"]
+    for row in denoiser.values():   # seconds differ from machine to machine
+        row["time over 256 px"] = round(row.pop("seconds") / first, 1)
+    decoder = {f"{px} px, {how}": apart("decoder", px, tile)
+               for px in sizes[1:] for how, tile in (("whole", 0), ("tiles of 64", 64))
+               if tile < px // 8}
+    return denoiser, decoder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-n", type=int, default=STORED)
+    parser.add_argument("--train", metavar="FOLDER", help="fine-tune there, and note the curve")
+    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part:
+        kind, *numbers = args.part
+        cost = denoiser_cost if kind == "denoiser" else decoder_cost
+        print(json.dumps(cost(*(int(number) or None for number in numbers))))
+        return
+    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    if args.train:
+        results["curve"] = train(args.train)
+    else:
+        results["ways"] = measure_ways(args.n)
+        results["cost"], results["decoder"] = costs([256, 512, 1024] if args.n == STORED
+                                                    else [256, 512])
+    print(json.dumps(results, indent=1))
+    if args.train or args.n == STORED:
+        store(RESULT, results)
+
+
+if __name__ == "__main__":
+    main()
