@@ -284,9 +284,10 @@ def outpaint_command(args: argparse.Namespace):
     painter, seed = Outpainter(), args.seed
     how = {"n_iter": args.steps, "class_guidance": args.guidance}
     if args.image:
-        picture, across = Image.open(args.image), "height" if args.to in ("left", "right") else "width"
-        whole = not args.mask and getattr(picture, across) == min(picture.size) == painter.window[0]
-        x = from_pil(picture, None if whole else painter.window)[None]
+        picture = Image.open(args.image)
+        across = picture.height if args.to in ("left", "right") else picture.width
+        fits = not args.mask and across == min(picture.size) == painter.window[0]
+        x = from_pil(picture, None if fits else painter.window)[None]
     if args.mask:
         mask = mask_from_pil(Image.open(args.mask), painter.window)
         x = painter.paint(x, mask, prompts, seed, **how)

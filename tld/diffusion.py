@@ -331,7 +331,8 @@ def own_settings(
     if not place.local_filename: return {}
     path = Path((place if place.file_url else shipped_place(place)).local_filename)
     card = path / "denoiser.json" if path.is_dir() else path.with_suffix(".json")
-    return json.loads(card.read_text(encoding="utf-8")).get("sampling", {}) if card.is_file() else {}
+    if not card.is_file(): return {}
+    return json.loads(card.read_text(encoding="utf-8")).get("sampling", {})
 
 # %% ../nbs/11_generation.ipynb #47c6786c
 def check_parts(
