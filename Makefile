@@ -10,7 +10,8 @@ TEST_ENV := TLD_TINY=1 MPLBACKEND=agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TQDM_DI
 NBDEV_TEST := $(TEST_ENV) $(BIN)/nbdev_test --n_workers 2
 
 .PHONY: help demo test test-slow sync lint test-notebooks test-files export clean links readme \
-        notebooks thumbnails train-autoencoder train-text-encoder train-shipped evaluate bench \
+        notebooks thumbnails train-autoencoder train-text-encoder train-shipped train-few-steps \
+        train-high-resolution train-outpainting evaluate bench \
         docs wheel
 
 help:  ## list the targets
@@ -96,6 +97,15 @@ train-text-encoder: .venv/.package  ## train the small CLIP
 
 train-shipped: .venv/.package  ## train the denoiser
 	$(BIN)/tld train-shipped
+
+train-few-steps: .venv/.package  ## distil the denoiser to few steps
+	$(BIN)/tld train-few-steps
+
+train-high-resolution: .venv/.package  ## fine-tune the denoiser to 128 pixels
+	$(BIN)/tld train-high-resolution
+
+train-outpainting: .venv/.package  ## fine-tune the denoiser to paint what a mask leaves open
+	$(BIN)/tld train-outpainting
 
 evaluate: .venv/.dev  ## measure the shipped model at length; goes on where it stopped
 	$(BIN)/python benchmarks/evaluate.py

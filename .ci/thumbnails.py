@@ -30,6 +30,7 @@ PICTURES = {
     "11_generation": ("8ff55a18", (0, 0, 1, 1)),
     "12_evaluation": ("305a2dac", (.02, .12, .68, .93)),
     "13_few_steps": ("8c8b3dc4", (0, .795, 1, .925)),
+    "14_high_resolution": ("9059d394", (0, .33, .5, 1)),
     "15_outpainting": ("5e236f20", (.016, .15, .5, .93)),
     "16_interpolation": ("ad083faa", (.225, .5, .78, .89)),
 }
