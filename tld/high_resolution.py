@@ -120,7 +120,7 @@ def high_resolution_config(
     return ModelConfig(
         DataConfig(f"{out_dir}/latents.npy", f"{out_dir}/text.npy"),
         DenoiserConfig.scenes(embed_dim=192, image_size=32),
-        TrainConfig.scenes(n_steps=4800, batch_size=16, muon_lr=0.01, alpha=0.998,
+        TrainConfig.scenes(n_steps=6000, batch_size=16, muon_lr=0.01, alpha=0.998,
                            logit_loc=1.2 + shift, from_scratch=False,
                            start_from=f"{out_dir}/start", save_and_eval_every_iters=50,
                            run_dir=str(out_dir)))
