@@ -75,6 +75,8 @@ def attend(
                       and q.shape[-2] * k.shape[-2] <= EXPLICIT_MAX_PAIRS)
     if short_bf16_cpu and not is_causal and not dropout_p:
         return explicit_attention(q, k, v, attn_mask)
+    # The kernel wants the numbers of a head side by side; where they are not it falls back to math.
+    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal)
 
 # %% ../nbs/03_transformer_blocks.ipynb #58718ff1
