@@ -10,8 +10,8 @@ are entirely right; drawing and judging are not counted. `ways`: the shipped mod
 enlarged; the shipped model with stretched and with repeated positions; the fine-tuned model in the
 shipped one's way (15 steps, guidance 2), in its own, and in its own on noise levels shifted by 2.
 All draw the same prompts from the same seeds.
-`right`: entirely, of n, by the judge, on pictures averaged down to 64 pixels. `copies`: how often an
-object asked for alone is found, at the size it has at 64 pixels or at twice that, a mean.
+`right`: entirely, of n, by the judge, on pictures averaged down to 64 pixels. `copies`: how often
+an object asked for alone is found, at the size it has at 64 pixels or at twice that, a mean.
 `error`: root mean square against the true scene painted on 128 pixels, 8-bit levels, captions that
 name the background; `coded` is that of the true scene through the autoencoder. `sharpness`: as in
 chapter 12, over that of the true scenes. `cost`: one evaluation of the 101M model, random weights,

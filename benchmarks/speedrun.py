@@ -101,8 +101,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as tmp:
         scenes = SceneDataset("starter", "train", n_scenes, seed=11)
         data = encode_scenes(tmp, scenes, load_autoencoder(), load_text_encoder())
-        for seed in SEEDS[:1 if args.trial else None]:
-            for name, (model, recipe) in RECIPES.items():
+        for name, (model, recipe) in RECIPES.items():   # ours first, the long ones after
+            for seed in SEEDS[:1 if args.trial else None]:
                 key = f"{name}, seed {seed}"
                 if key in done:
                     continue
@@ -110,10 +110,10 @@ def main() -> None:
                 changes = {"seed": seed, "run_dir": f"{tmp}/{key}", "progress": False}
                 if args.trial:
                     changes |= {"n_steps": 4, "save_and_eval_every_iters": 2, "batch_size": 8}
-                recipe = TrainConfig(**{**vars(recipe), **changes})
-                referee = Referee(recipe, prompts, args.minutes)
+                once = TrainConfig(**{**vars(recipe), **changes})
+                referee = Referee(once, prompts, args.minutes)
                 try:
-                    train(ModelConfig(data, model, recipe), on_eval=referee)
+                    train(ModelConfig(data, model, once), on_eval=referee)
                 except Ended:
                     pass
                 done[key] = {"marks": referee.marks(), "minutes": round(referee.used, 2),
