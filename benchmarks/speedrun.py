@@ -13,6 +13,7 @@ reach are null. Finished runs are kept, so that a stopped script goes on where i
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -113,7 +114,8 @@ def main() -> None:
                 once = TrainConfig(**{**vars(recipe), **changes})
                 referee = Referee(once, prompts, args.minutes)
                 try:
-                    train(ModelConfig(data, model, once), on_eval=referee)
+                    if train(ModelConfig(data, model, once), on_eval=referee) is None:
+                        sys.exit("stopped by a signal: this run is not kept")
                 except Ended:
                     pass
                 done[key] = {"marks": referee.marks(), "minutes": round(referee.used, 2),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measure how much of the machine's matrix speed a training step uses, at three sizes.
 
-    benchmarks/train.py                       about ten minutes on two cores; writes train.json
+    benchmarks/train.py                       about five minutes on two cores; writes train.json
     benchmarks/train.py --seconds 0.2         a trial; the stored result stays
     benchmarks/train.py --precision no        in float32
 
@@ -243,7 +243,7 @@ def compare_updates(seconds: float) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=20.0, help="per repeat and size")
+    parser.add_argument("--seconds", type=float, default=10.0, help="per repeat and size")
     parser.add_argument("--sizes", type=int, default=3, help="only the first so many")
     parser.add_argument("--precision", choices=DTYPES, help="default: what the device does well")
     parser.add_argument("--optimizer", default="adamw", help="adamw or muon")
