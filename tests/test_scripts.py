@@ -1,4 +1,6 @@
 "The scripts of .ci, each on a small repository: running notebooks, links, README, sync check."
+import base64
+import io
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from conftest import ROOT, code, markdown, notebook, save, shown, stream
 from house import read_notebook, settings
 from links import INSTALL, former_names, navigation, relink
 from readme import from_top, render
-from run_notebooks import tidy
+from run_notebooks import smaller, tidy
 
 
 def run(root, script, *arguments):
@@ -101,10 +103,25 @@ def test_only_neighbouring_pieces_of_one_stream_are_merged():
 
 
 def test_of_a_panel_its_still_picture_stays():
-    still = shown(image_png="x", text_plain="a panel")
+    png = as_png(Image.new("RGB", (8, 8)))
+    still = shown(image_png=smaller(png), text_plain="a panel")
     panel = shown(**{"application_vnd.jupyter.widget-view+json": {"model_id": "0"}},
-                  image_png="x", text_plain="a panel")
+                  image_png=png, text_plain="a panel")
     assert tidy([panel]) == [still]
+
+
+def as_png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_pictures_are_packed_without_loss():
+    image = Image.radial_gradient("L").convert("RGB").quantize(8)
+    packed = smaller(as_png(image))
+    assert len(packed) < 0.9 * len(as_png(image))
+    again = Image.open(io.BytesIO(base64.b64decode(packed)))
+    assert again.convert("RGB").tobytes() == image.convert("RGB").tobytes()
 
 
 # ---- links.py ----
