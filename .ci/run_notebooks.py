@@ -45,9 +45,9 @@ def smaller(png: str) -> str:
 
 
 def tidy(outputs: list[dict]) -> list[dict]:
-    """Pack pictures, leave out widgets (progress bars that TQDM_DISABLE does not reach; of a panel with knobs the
-    still picture it brings stays) and join neighbouring pieces of one stream: how a print is cut
-    up depends on timing."""
+    """Pack pictures, leave out widgets (progress bars that TQDM_DISABLE does not reach; of a panel
+    with knobs the still picture it brings stays) and join neighbouring pieces of one stream: how a
+    print is cut up depends on timing."""
     tidied = []
     for out in outputs:
         last = tidied[-1] if tidied else {}
