@@ -15,7 +15,7 @@ an object asked for alone is found, at the size it has at 64 pixels or at twice 
 `error`: root mean square against the true scene painted on 128 pixels, 8-bit levels, captions that
 name the background; `coded` is that of the true scene through the autoencoder. `sharpness`: as in
 chapter 12, over that of the true scenes. `cost`: one evaluation of the 101M model, random weights,
-bfloat16: tokens, work, share of attention in it, time over that at 256 pixels, memory beyond
+bfloat16: tokens, work, time over that at 256 pixels, memory beyond
 weights; `decoder`: memory of decoding with an autoencoder of SDXL's size, whole and in tiles.
 """
 import argparse
@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from _results import store
-from diffusers import AutoencoderKL
+from generate import sdxl_size
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -96,7 +96,6 @@ def train(out_dir: str) -> list[dict]:
     referee = Referee(Path(out_dir) / "curve.json")
     train_high_resolution(config, HIGH_RESOLUTION, on_eval=referee)
     return referee.curve
-
 
 
 # ---- pictures ----
@@ -214,10 +213,7 @@ def denoiser_cost(px: int) -> dict:
 
 def decoder_cost(px: int, tile: int | None) -> dict:
     "Memory of decoding one picture by a decoder of SDXL's size; run in a process of its own."
-    blocks = dict(down_block_types=["DownEncoderBlock2D"] * 4,
-                  up_block_types=["UpDecoderBlock2D"] * 4)
-    vae = AutoencoderKL(block_out_channels=[128, 256, 512, 512], layers_per_block=2,
-                        latent_channels=4, sample_size=1024, **blocks).eval().to(torch.bfloat16)
+    vae = sdxl_size()
     megabytes = memory_from_here()
     out = decode_latents(vae, torch.randn(1, 4, px // 8, px // 8), tile=tile)
     return {"shape": list(out.shape), "megabytes": megabytes()}

@@ -65,8 +65,8 @@ def config(tmp_path):
 def with_validation(config):
     "On its own training data: what is tested here is not how well it does."
     data = config.data_config
-    return replace(config, data_config=DataConfig(data.latent_path, data.text_emb_path, None,
-                                                  data.latent_path, data.text_emb_path))
+    return replace(config, data_config=replace(data, val_latent_path=data.latent_path,
+                                               val_text_emb_path=data.text_emb_path))
 
 
 def change(config, **changes):
@@ -481,14 +481,8 @@ def test_a_model_with_extra_channels_is_validated_and_drawn(config, monkeypatch)
                      denoiser_config=DenoiserConfig.tiny(extra_channels=5))
     with pytest.raises(ValueError, match="give val_latent_path and val_text_emb_path beside"):
         main(config)
-    run_dir = train(with_samples(config))
+    run_dir = train(with_validation(config))
     assert (run_dir / "samples_000008.png").exists() and len(log(run_dir)[-1]["val_loss_bins"]) == 8
-
-
-def with_samples(config):
-    data = config.data_config
-    return replace(config, data_config=replace(data, val_latent_path=data.latent_path,
-                                               val_text_emb_path=data.text_emb_path))
 
 
 def test_sigterm_ends_a_run_of_shared_weights_cleanly(config, fsdp):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEMO_PROMPTS', 'FILMS', 'judge_pictures', 'read_prompts', 'picture_place', 'write_pictures', 'check_drawing', 'hint',
            'generate_command', 'demo_command', 'info_command', 'train_command', 'train_autoencoder_command',
-           'train_text_encoder_command', 'train_shipped_command', 'train_few_steps_command',
+           'train_text_encoder_command', 'say_where', 'train_shipped_command', 'train_few_steps_command',
            'train_high_resolution_command', 'train_outpainting_command', 'evaluate_command', 'interpolate_command',
            'add_interpolation_options', 'outpaint_command', 'add_outpainting_options', 'add_evaluation_options',
            'add_drawing_options', 'make_parser', 'main']
@@ -198,28 +198,29 @@ def train_text_encoder_command(args: argparse.Namespace):
     from tld.text import train_text_encoder
     train_text_encoder(args.out)
 
+def say_where(path: Path | None):   # of the model; None: the run was stopped
+    "Say what a training wrote."
+    print(f"wrote {path}" if path else "stopped; the same command goes on")
+
 def train_shipped_command(args: argparse.Namespace):
     "Train the shipped denoiser; a killed run goes on."
     from tld.train import shipped_configs, shipped_scenes, train_shipped
-    path = train_shipped(shipped_configs(args.out), shipped_scenes())
-    print(f"wrote {path}" if path else "stopped; the same command goes on")
+    say_where(train_shipped(shipped_configs(args.out), shipped_scenes()))
 
 def train_few_steps_command(args: argparse.Namespace):
     "Distil the shipped denoiser into one of few steps; a killed run goes on."
     from tld.distill import DistillConfig, train_few_steps
-    print(f"wrote {train_few_steps(DistillConfig(run_dir=args.out))}")
+    say_where(train_few_steps(DistillConfig(run_dir=args.out)))
 
 def train_high_resolution_command(args: argparse.Namespace):
     "Fine-tune the shipped denoiser to 128 pixels; a killed run goes on."
     from tld.high_resolution import high_resolution_config, train_high_resolution
-    path = train_high_resolution(high_resolution_config(args.out), Path(args.out) / "model")
-    print(f"wrote {path}" if path else "stopped; the same command goes on")
+    say_where(train_high_resolution(high_resolution_config(args.out), Path(args.out) / "model"))
 
 def train_outpainting_command(args: argparse.Namespace):
     "Fine-tune the shipped denoiser to paint what a mask leaves open; a killed run goes on."
     from tld.outpainting import outpainting_config, train_outpainting
-    path = train_outpainting(outpainting_config(args.out), Path(args.out) / "model")
-    print(f"wrote {path}" if path else "stopped; the same command goes on")
+    say_where(train_outpainting(outpainting_config(args.out), Path(args.out) / "model"))
 
 # %% ../nbs/cli.ipynb #62e264e6
 def evaluate_command(args: argparse.Namespace):
