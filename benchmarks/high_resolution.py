@@ -45,7 +45,6 @@ from tld.high_resolution import (
     count_copies,
     encode_high_resolution,
     high_resolution_config,
-    reduced,
     resized,
     train_high_resolution,
 )
@@ -79,7 +78,7 @@ class Referee:
             for i in range(0, len(self.prompts), GROUP):
                 z = generate_latents(state.ema_model, self.labels[i:i + GROUP], guidance=GUIDANCE,
                                      seeds=list(range(i, len(self.prompts)))[:GROUP])
-                marks = judge_marks(reduced(decode_latents(self.vae, z)),
+                marks = judge_marks(decode_latents(self.vae, z),
                                     self.prompts[i:i + GROUP], self.judge)
                 right += int(marks["all"].sum())
             self.curve.append({"steps": state.step, "minutes": round(self.used, 2),
@@ -155,7 +154,7 @@ def measure_ways(n: int) -> dict[str, dict]:
                 captions = [scenes.scene(i).caption for i in rows]
                 true = torch.stack([scenes[i][0] for i in rows]) / 127.5 - 1
                 x = draw(captions, list(rows))
-                right += int(judge_marks(reduced(x), captions, judge)["all"].sum())
+                right += int(judge_marks(x, captions, judge)["all"].sum())
                 if kind == "one object":   # of two, a part of one may look like the other
                     boxes = [(s.objects[0], s.boxes[0][2]) for s in map(scenes.scene, rows)]
                     row["copies"] += [count_copies(image, *box, (1, 2))

@@ -2,13 +2,15 @@
 """Time to quality: train the starter world by the original's recipe and by ours, three seeds each.
 
     benchmarks/speedrun.py              hours, most of them the original's; writes speedrun.json
+    benchmarks/speedrun.py --seed 1     one seed only: several may run side by side, a core each
     benchmarks/speedrun.py --trial      a few steps on few scenes; the stored result stays
 
 A run draws pictures of prompts whose pairs of objects no training scene holds, every so many steps,
 and notes when the share that is entirely right passes 50, 80, 90 and 95%. What counts are the
 minutes of processor time and the pictures trained on; drawing and judging are not counted. A run
 ends at 95%, at the end of its recipe, or when it has had its minutes: then the marks it did not
-reach are null. Finished runs are kept, so that a stopped script goes on where it was.
+reach are null. Runs are kept in runs/speedrun: a stopped script goes on where it was, and so does a
+run that has had its minutes and now gets more.
 """
 import argparse
 import json
@@ -21,13 +23,15 @@ from pathlib import Path
 from _results import store
 
 from tld.autoencoder import load_autoencoder
-from tld.configs import DenoiserConfig, ModelConfig, TrainConfig
+from tld.configs import DataConfig, DenoiserConfig, ModelConfig, TrainConfig
+from tld.optim import write_whole
 from tld.scenes import Judge, SceneDataset
 from tld.text import load_text_encoder
 from tld.train import encode_scenes, prompt_accuracy
 from tld.train import main as train
 
 RESULT = Path(__file__).with_suffix(".json")
+RUNS = Path(__file__).parents[1] / "runs" / "speedrun"
 MARKS = (0.5, 0.8, 0.9, 0.95)
 SEEDS = (0, 1, 2)
 MINUTES = 60.0   # of processor time, at most
@@ -49,15 +53,24 @@ class Referee:
     def __init__(self, recipe: TrainConfig, prompts: SceneDataset, minutes: float):
         self.recipe, self.prompts, self.minutes = recipe, prompts, minutes
         self.parts = load_autoencoder(), load_text_encoder()
-        self.judge, self.curve, self.used = Judge("starter"), [], 0.0
+        self.judge, self.path = Judge("starter"), Path(recipe.run_dir) / "curve.json"
+        known = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.curve, self.used = known.get("curve", []), known.get("used", 0.0)
         self.since = time.process_time()
+
+    def keep(self) -> None:
+        "Write down what a stopped script goes on from; the checkpoint is there already."
+        text = json.dumps({"used": self.used, "curve": self.curve})
+        write_whole(self.path, lambda p: p.write_text(text))
 
     def __call__(self, state) -> None:
         self.used += (time.process_time() - self.since) / 60
+        self.keep()
         right = prompt_accuracy(state.ema_model, *self.parts, self.prompts, self.judge,
                                 guidance=2.0)["all"]
         self.curve.append((state.step * self.recipe.batch_size, round(self.used, 3),
                            round(right, 4)))
+        self.keep()
         print(f"  {self.curve[-1][0]} pictures, {self.used:.1f} minutes: {right:.1%}", flush=True)
         if right >= MARKS[-1] or self.used >= self.minutes:
             raise Ended
@@ -91,38 +104,59 @@ def compare(done: dict) -> dict[str, str]:
     return ratios
 
 
+def results() -> dict:
+    "What is stored, of this and of other scripts."
+    return json.loads(RESULT.read_text()) if RESULT.exists() else {}
+
+
+def prepare(folder: Path, n_scenes: int) -> DataConfig:
+    "Encode the scenes that all runs train on, once."
+    data = DataConfig(f"{folder}/latents.npy", f"{folder}/text.npy")
+    if not Path(data.text_emb_path).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        scenes = SceneDataset("starter", "train", n_scenes, seed=11)
+        encode_scenes(folder, scenes, load_autoencoder(), load_text_encoder())
+    return data
+
+
+def race(key: str, config: ModelConfig, prompts: SceneDataset, minutes: float) -> dict:
+    "Train until the last mark, or the end of the time."
+    print(key, flush=True)
+    referee = Referee(config.train_config, prompts, minutes)
+    try:
+        if train(config, on_eval=referee) is None:
+            sys.exit("stopped by a signal: call again to go on")
+    except Ended:
+        pass
+    return {"marks": referee.marks(), "minutes": round(referee.used, 2),
+            "best": max(point[2] for point in referee.curve)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trial", action="store_true")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="at most, of each run")
+    parser.add_argument("--seed", type=int, choices=SEEDS, help="only this one")
     args = parser.parse_args()
-    done = json.loads(RESULT.read_text()) if RESULT.exists() and not args.trial else {}
-    n_scenes, n_prompts = (512, 4) if args.trial else (12_000, 256)
-    prompts = SceneDataset("starter", "unseen", n_prompts, seed=3)
+    seeds = SEEDS[:1] if args.trial else SEEDS if args.seed is None else [args.seed]
+    small = {"n_steps": 4, "save_and_eval_every_iters": 2, "batch_size": 8} if args.trial else {}
+    prompts = SceneDataset("starter", "unseen", 4 if args.trial else 256, seed=3)
     with tempfile.TemporaryDirectory() as tmp:
-        scenes = SceneDataset("starter", "train", n_scenes, seed=11)
-        data = encode_scenes(tmp, scenes, load_autoencoder(), load_text_encoder())
+        folder = Path(tmp) if args.trial else RUNS
+        data = prepare(folder, 512 if args.trial else 12_000)
         for name, (model, recipe) in RECIPES.items():   # ours first, the long ones after
-            for seed in SEEDS[:1 if args.trial else None]:
+            for seed in seeds:
                 key = f"{name}, seed {seed}"
-                if key in done:
+                known = {} if args.trial else results().get(key, {})
+                if known and (known["best"] >= MARKS[-1] or known["minutes"] >= args.minutes):
                     continue
-                print(key, flush=True)
-                changes = {"seed": seed, "run_dir": f"{tmp}/{key}", "progress": False}
-                if args.trial:
-                    changes |= {"n_steps": 4, "save_and_eval_every_iters": 2, "batch_size": 8}
-                once = TrainConfig(**{**vars(recipe), **changes})
-                referee = Referee(once, prompts, args.minutes)
-                try:
-                    if train(ModelConfig(data, model, once), on_eval=referee) is None:
-                        sys.exit("stopped by a signal: this run is not kept")
-                except Ended:
-                    pass
-                done[key] = {"marks": referee.marks(), "minutes": round(referee.used, 2),
-                             "best": max(point[2] for point in referee.curve)}
+                once = TrainConfig(**{**vars(recipe), "seed": seed, "run_dir": str(folder / key),
+                                      "from_scratch": False, "progress": False, **small})
+                run = race(key, ModelConfig(data, model, once), prompts, args.minutes)
                 if not args.trial:
+                    done = {**results(), key: run}
                     store(RESULT, {**done, "original / ours": compare(done)})
-    print(json.dumps(compare(done)))
+    print(json.dumps(compare(results())))
 
 
 if __name__ == "__main__":

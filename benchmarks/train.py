@@ -59,7 +59,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 # Matrix units (AMX) make products several times faster, but not what surrounds them: compare
 # fractions on one kind of machine only. This is what PyTorch's library then still uses.
 WITHOUT_AMX = "AVX512_CORE_BF16"
-# What the original's model reached in plain PyTorch under bfloat16 autocast on two cores without AMX.
+# What the original's model reached in plain PyTorch under bfloat16 autocast, two cores without AMX.
 ORIGINAL = {"3 x 128, 16 x 16": 0.24, "6 x 256, 16 x 16": 0.48, "12 x 768, 32 x 32": 0.72}
 
 

@@ -32,10 +32,9 @@ def judge_pictures(
     prompts: Sequence[str],    # one for each
 ) -> tuple[list[str], int]:    # what the judge read, a sentence each; how many are entirely right
     "Let the judge read pictures and compare with what the prompts ask for."
-    from tld.high_resolution import reduced
     from tld.scenes import Judge, agreement, parse_prompt
     notes, right = [], 0
-    for prompt, reading in zip(prompts, Judge("full").read((reduced(images) + 1) / 2)):
+    for prompt, reading in zip(prompts, Judge("full").read((images + 1) / 2)):
         seen = f" {reading.relation} ".join(reading.objects)
         try: verdict = agreement(parse_prompt(prompt), reading)
         except ValueError as e:

@@ -152,20 +152,18 @@ class LatentShards:
         return torch.cat(latents), torch.cat([number(self.text[s][i]) for s, i in pairs])
 
     def check(self, config: DenoiserConfig, batch_size: int):
-        "Raise a ValueError that names what in the data does not fit model or batch."
-        latents, text = self.batch(np.arange(min(1024, len(self))))
-        if latents.shape[1] != config.n_channels + config.extra_channels:
-            extra = f" and {config.extra_channels} extra" if config.extra_channels else ""
-            raise ValueError(f"latents have {latents.shape[1]} channels, "
-                             f"the model has n_channels={config.n_channels}{extra}")
-        if text.shape[-1] != config.text_emb_size:
-            raise ValueError(f"text embeddings are {text.shape[-1]} wide, "
-                             f"the model has text_emb_size={config.text_emb_size}")
+        "Raise a ValueError that names what is broken in the data, or does not fit model or batch."
+        some = np.unique(np.linspace(0, len(self) - 1, 1024).astype(int))
+        latents, text = self.batch(some)
+        for what, arrays, values in (("latents", self.latents, latents),
+                                     ("text embeddings", self.text, text)):
+            _check_numbers(what, arrays, values, some)
+        _check_shapes(tuple(latents.shape[1:]), tuple(text.shape[1:]), config)
         if batch_size > len(self):
             raise ValueError(f"batch_size={batch_size} > {len(self)} pictures")
         if not 0.3 < latents.std() < 3:
             raise ValueError(f"latents have standard deviation {latents.std():.3g}, not near 1: "
-                             f"scale them (tld.data.encode_image does), or they hold nan")
+                             "scale them (tld.data.encode_image does)")
 
 # %% ../nbs/09_data.ipynb #c939c436
 def _check_partners(latents: list[Path], text: list[Path]):
@@ -188,6 +186,33 @@ def _stored_clip(path: Path, latents: np.ndarray) -> Tensor | None:
     if not beside.exists(): raise FileNotFoundError(f"{path} holds 8-bit latents, but their "
                                                     f"reach is missing: {beside}")
     return torch.from_numpy(np.load(beside))
+
+# %% ../nbs/09_data.ipynb #e4fa76b3
+def _check_numbers(what: str, arrays: list[np.ndarray], values: Tensor, pictures: np.ndarray):
+    "Raise ValueError where numbers are stored as no training can use them, or are none."
+    for kind in {a.dtype for a in arrays}:
+        if kind.kind != "f" and not (what == "latents" and kind == np.uint8):
+            raise ValueError(f"{what} are stored as {kind}: store them as float16 or float32")
+    bad = (~values.isfinite()).flatten(1).any(1)
+    if bad.any():
+        raise ValueError(f"{what} hold nan or inf, first at picture {pictures[bad.numpy()][0]}; "
+                         "the autoencoder may have run in float16")
+
+def _check_shapes(latent: tuple[int, ...], text: tuple[int, ...], config: DenoiserConfig):
+    "Raise ValueError where latents (C, H, W) or text (E,) or (L, E) are not what a model takes."
+    channels, side = config.n_channels + config.extra_channels, config.image_size
+    if latent[0] != channels:
+        extra = f" and {config.extra_channels} extra" if config.extra_channels else ""
+        raise ValueError(f"latents have {latent[0]} channels, "
+                         f"the model has n_channels={config.n_channels}{extra}")
+    if latent[1:] != ((side, side) if isinstance(side, int) else tuple(side)):
+        raise ValueError(f"latents are {latent[1:]} large, the model has image_size={side}")
+    if text[-1] != config.text_emb_size:
+        raise ValueError(f"text embeddings are {text[-1]} wide, "
+                         f"the model has text_emb_size={config.text_emb_size}")
+    if len(text) == 2 and text[0] > config.n_text_tokens:
+        raise ValueError(f"text embeddings have {text[0]} rows, the model has "
+                         f"n_text_tokens={config.n_text_tokens}")
 
 # %% ../nbs/09_data.ipynb #397432e1
 def clean_picture(

@@ -652,14 +652,16 @@ class Judge:
 
     @torch.no_grad()
     def read(self,
-             images: Tensor,       # (B, 3, 64, 64): uint8, or float in [0, 1]
+             images: Tensor,       # (B, 3, 64, 64) or s times as large: uint8, or float in [0, 1]
              batch: int = 16,      # pictures matched at once: about 6 MB each
     ) -> list[Reading]:
         "Say for each picture which objects, relation and background it shows."
-        if images.ndim != 4 or images.shape[1:] != (3, SIDE, SIDE):
-            raise ValueError(f"images must be (B, 3, {SIDE}, {SIDE}), got {tuple(images.shape)}")
+        scale = max(1, images.shape[-1] // SIDE)
+        if images.ndim != 4 or images.shape[1:] != (3, scale * SIDE, scale * SIDE):
+            raise ValueError(f"images must be (B, 3, {SIDE}, {SIDE}), or larger by a whole factor, "
+                             f"got {tuple(images.shape)}")
         x = images.cpu().float() / (255 if images.dtype == torch.uint8 else 1)
-        return [r for part in x.split(batch) for r in self._read(part)]
+        return [r for part in F.avg_pool2d(x, scale).split(batch) for r in self._read(part)]
 
     def _read(self, images: Tensor) -> list[Reading]:
         backgrounds = torch.stack([_background(image) for image in images])          # (B, 3)

@@ -8,9 +8,9 @@ __all__ = ['WHOLE', 'training_loss', 'drop_text', 'encode_scenes', 'batch_indice
            'total_steps', 'set_learning_rate', 'accumulate_gradients', 'train_step', 'OnItsWay', 'read_losses',
            'checkpoints', 'read_meta', 'gather_weights', 'load_weights', 'gather_optimizer', 'load_optimizer',
            'save_checkpoint', 'prune_checkpoints', 'resume', 'start_from', 'StopSignals', 'Given', 'validate',
-           'write_log', 'start_log', 'report', 'check_data', 'check_run', 'stop_early', 'progress_bar', 'step_bar',
-           'main', 'generate_latents', 'sample_texts', 'save_samples', 'prompt_accuracy', 'shipped_world',
-           'shipped_scenes', 'shipped_configs', 'held_out_prompts', 'train_shipped']
+           'write_log', 'start_log', 'report', 'check_run', 'stop_early', 'progress_bar', 'step_bar', 'main',
+           'generate_latents', 'sample_texts', 'save_samples', 'prompt_accuracy', 'shipped_world', 'shipped_scenes',
+           'shipped_configs', 'held_out_prompts', 'train_shipped']
 
 # %% ../nbs/10_training.ipynb #571a0d06
 import contextlib
@@ -619,31 +619,6 @@ def report(
     if paths.val_path: save_samples(state, state.run_dir / f"samples_{state.step:06d}.png")
     if on_eval: on_eval(state)
 
-# %% ../nbs/10_training.ipynb #b6a9c845
-def check_data(
-    data: LatentShards,
-    config: DenoiserConfig,
-):
-    "Raise a ValueError that names what is wrong with the numbers or shapes of a data set."
-    for what, arrays in (("latents", data.latents), ("text embeddings", data.text)):
-        for kind in {a.dtype for a in arrays}:
-            if kind.kind != "f" and not (what == "latents" and kind == np.uint8):
-                raise ValueError(f"{what} are stored as {kind}: store them as float16 or float32")
-    some = np.unique(np.linspace(0, len(data) - 1, 1024).astype(int))
-    x0, text = data.batch(some)
-    for what, values in (("latents", x0), ("text embeddings", text)):
-        bad = (~values.isfinite()).flatten(1).any(1)
-        if bad.any():
-            raise ValueError(f"{what} hold nan or inf, first at picture {some[bad.numpy()][0]}; "
-                             "the autoencoder may have run in float16")
-    side = config.image_size
-    if tuple(x0.shape[2:]) != ((side, side) if isinstance(side, int) else tuple(side)):
-        raise ValueError(f"latents are {tuple(x0.shape[2:])} large, the model has "
-                         f"image_size={side}")
-    if text.ndim == 3 and text.shape[1] > config.n_text_tokens:
-        raise ValueError(f"text embeddings have {text.shape[1]} rows, the model has "
-                         f"n_text_tokens={config.n_text_tokens}")
-
 # %% ../nbs/10_training.ipynb #bdfffd7e
 def check_run(
     config: ModelConfig,
@@ -701,7 +676,6 @@ def main(
     cfg = config.train_config
     data = LatentShards(config.data_config.latent_path, config.data_config.text_emb_path)
     with start_accelerator(config) as accelerator, StopSignals() as signals:
-        check_data(data, config.denoiser_config)
         check_run(config, data, accelerator.num_processes)
         state = TrainState(config, data, accelerator)
         if not cfg.from_scratch: resume(state)
