@@ -2,17 +2,17 @@
 """Measure how much of the machine's matrix speed a training step uses, at three sizes.
 
     benchmarks/train.py                       about five minutes on two cores; writes train.json
-    benchmarks/train.py --seconds 0.2         a trial; the stored result stays
+    benchmarks/train.py --seconds 0.1         a trial; the stored result stays
     benchmarks/train.py --precision no        in float32
     benchmarks/train.py --without-amx         as on a processor without matrix units; stored apart
 
 The peak is that of a large matrix product in the same process, the work of a step is what
 `torch.utils.flop_counter` counts in a forward pass, three times (backward costs two). Fractions are
-medians over repeats that alternate between the peak and the step, so that a machine that is slower
-for a while is slower for both. So do steps of the original's loop in plain PyTorch (Adam, its own
-attention kernel, convolutions over channels first, averages by a loop), for the ratio of pictures
-per second. On a GPU the clock is that of CUDA events, and the largest size has
-a batch of 256. The parts of a step are timed apart; a part outside forward and backward is
+medians over rounds of a second, in each the peak and then the step, so that a machine that is
+slower for a while is slower for both. So do steps of the original's loop in plain PyTorch (Adam,
+its own attention kernel, convolutions over channels first, averages by a loop), for the ratio of
+pictures per second. On a GPU the clock is that of CUDA events, and the largest size has a batch of
+256. The parts of a step are timed apart; a part outside forward and backward is
 `outside`. At the end each kind of optimiser and average is timed against the one in use.
 """
 import argparse
@@ -55,6 +55,7 @@ SIZES = {
     "6 x 256, 16 x 16": (dict(n_layers=6, embed_dim=256, image_size=16), 64, 1024),
     "12 x 768, 32 x 32": (dict(n_layers=12, embed_dim=768, image_size=32), 4, 256),
 }
+ROUNDS = 9
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 # Matrix units (AMX) make products several times faster, but not what surrounds them: compare
 # fractions on one kind of machine only. This is what PyTorch's library then still uses.
@@ -81,10 +82,10 @@ class Clock:
         return start.elapsed_time(end) / 1000
 
 
-def repeat(clock: Clock, work: Callable[[], object], seconds: float) -> list[float]:
-    "Times of a call, over and over for so long, at least three."
+def repeat(clock: Clock, work: Callable[[], object], seconds: float, least: int = 3) -> list[float]:
+    "Times of a call, over and over for so long."
     times: list[float] = []
-    while len(times) < 3 or sum(times) < seconds:
+    while len(times) < least or sum(times) < seconds:
         times.append(clock(work))
     return times
 
@@ -196,13 +197,16 @@ def measure(name: str, args: argparse.Namespace) -> dict:
             cost, fractions, speeds, ratios = step_cost(model, batch), [], [], []
             plain = plain_step(model, state)
             plain()
-            for _ in range(3):
-                top = peak(accelerator.device, dtype, clock, args.seconds / 5)
-                seconds = statistics.median(repeat(clock, lambda: train_step(state), args.seconds))
+
+            def middle(work: Callable[[], object]) -> float:
+                return statistics.median(repeat(clock, work, args.seconds, least=1))
+            for _ in range(ROUNDS):
+                top = peak(accelerator.device, dtype, clock, args.seconds / 3)
+                seconds = middle(lambda: train_step(state))
                 fractions.append(cost / seconds / top)
                 speeds.append((batch / seconds, cost / seconds, top))
-                ratios.append(statistics.median(repeat(clock, plain, args.seconds)) / seconds)
-            parts = parts_of_a_step(state, clock, args.seconds / 3)
+                ratios.append(middle(plain) / seconds)
+            parts = parts_of_a_step(state, clock, args.seconds)
             images, flops, top = (statistics.median(column) for column in zip(*speeds))
             print(f"{name}, batch {batch}, {accelerator.mixed_precision}: {images:.1f} images/s, "
                   f"{flops / 1e9:.0f} of {top / 1e9:.0f} GFLOP/s, "
@@ -246,7 +250,7 @@ def compare_updates(seconds: float) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=10.0, help="per repeat and size")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a round")
     parser.add_argument("--sizes", type=int, default=3, help="only the first so many")
     parser.add_argument("--precision", choices=DTYPES, help="default: what the device does well")
     parser.add_argument("--optimizer", default="adamw", help="adamw or muon")
@@ -256,7 +260,7 @@ def main() -> None:
     if args.without_amx:
         os.environ["ONEDNN_MAX_CPU_ISA"] = WITHOUT_AMX   # read at the first product
     results: dict = {name: measure(name, args) for name in list(SIZES)[:args.sizes]}
-    results["time of other updates over the one in use"] = compare_updates(args.seconds / 4)
+    results["time of other updates over the one in use"] = compare_updates(3 * args.seconds)
     print(json.dumps(results["time of other updates over the one in use"]))
     stored = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for suffix, plain in {"": [], ", without AMX": ["--without-amx"]}.items():
