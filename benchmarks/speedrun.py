@@ -85,22 +85,20 @@ class Referee:
 
 
 def compare(done: dict) -> dict[str, str]:
-    "Processor time of the original over ours to each mark, medians; > where it never got there."
+    "Processor time of the original over ours to each mark, medians; > where one never got there."
     ratios = {}
     for mark in (f"{mark:.0%}" for mark in MARKS):
-        minutes = {}
+        minutes, sign = {}, ""
         for name in RECIPES:
-            runs = [done[key] for key in done if key.startswith(name + ", seed")]
-            minutes[name] = [r["marks"][mark]["minutes"] if r["marks"][mark] else None
-                             for r in runs]
+            runs = [run for key, run in done.items() if key.startswith(name + ", seed")]
+            reached = [run["marks"][mark] for run in runs]
+            minutes[name] = [at["minutes"] if at else run["minutes"]
+                             for at, run in zip(reached, runs)]
+            if name == "the original" and None in reached:
+                sign = "> "   # what it took at least
         ours, theirs = minutes["ours"], minutes["the original"]
-        if not ours or not theirs or None in ours:
-            continue
-        limit = [run["minutes"] for key, run in done.items() if key.startswith("the original")]
-        reached = [t for t in theirs if t is not None]
-        worst = statistics.median(reached if len(reached) == len(theirs) else limit)
-        sign = "" if len(reached) == len(theirs) else "> "
-        ratios[mark] = f"{sign}{worst / statistics.median(ours):.1f}"
+        if ours and theirs:
+            ratios[mark] = f"{sign}{statistics.median(theirs) / statistics.median(ours):.1f}"
     return ratios
 
 

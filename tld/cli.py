@@ -321,11 +321,11 @@ def add_evaluation_options(
     p.add_argument("--per-prompt", type=int, default=1, help="pictures of each; diversity needs 2")
     p.add_argument("--metrics", nargs="+", default=["accuracy", "clip_score", "cmmd", "sharpness"],
                    help="accuracy clip_score fid kid cmmd sharpness diversity memorisation, or all")
-    p.add_argument("--model", help="folder or file of a denoiser (the shipped one)")
+    p.add_argument("--model", help="few_steps, high_resolution, or a denoiser's folder or file")
     p.add_argument("--world", default="full", help="whose prompts: full or starter")
-    p.add_argument("--guidance", type=float, default=2.0)
-    p.add_argument("--steps", type=int, default=15)
-    p.add_argument("--sampler", default="dpmpp_2m", help="dpmpp_2m, ddim, heun, ancestral ...")
+    p.add_argument("--guidance", type=float, help="(the model's own; the shipped one's is 2)")
+    p.add_argument("--steps", type=int, help="(the model's own; the shipped one's are 15)")
+    p.add_argument("--sampler", help="dpmpp_2m, ddim, heun, ancestral ... (the model's own)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--clip", default="shipped", help="a CLIP, such as ViT-L/14")
     p.add_argument("--features", default="clip",

@@ -35,7 +35,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .configs import ASSETS, DenoiserLoad, LTDConfig
-from .diffusion import GUIDANCE, N_ITER, SHIPPED, DiffusionTransformer, labelled_sheet
+from .diffusion import (
+    GUIDANCE, N_ITER, SHIPPED, DiffusionTransformer, labelled_sheet, own_settings, picture_size,
+    shipped_place)
 from .optim import write_whole
 from .sampling import SAMPLERS
 from .scenes import SIDE, Judge, SceneDataset, Wanted, World, agreement, get_world, parse_prompt
@@ -357,17 +359,27 @@ class EvaluateConfig:
     per_prompt: int = 1            # pictures of each prompt; diversity needs two
     metrics: tuple[str, ...] = ("accuracy", "clip_score", "cmmd", "sharpness")  # of METRICS
     world: str = "full"            # whose prompts
-    model: str | None = None       # folder or file of a denoiser; None: the shipped one
-    guidance: float = GUIDANCE
-    steps: int = N_ITER
-    sampler: str = "dpmpp_2m"      # a key of SAMPLERS
+    model: str | None = None       # a shipped name, folder or file; None: the shipped denoiser
+    guidance: float | None = None  # None, here and in the next two: the model's own
+    steps: int | None = None
+    sampler: str | None = None     # a key of SAMPLERS
     seed: int = 0                  # of the first picture of each kind; the others count on
     clip: str = "shipped"          # as of `load_text_encoder`: clip_score, cmmd and the copies
     features: str = "clip"         # of fid and kid: "clip", "inception" or a file of its weights
     bank: int = 5000               # training pictures among which copies are looked for
     chunk: int = 50                # prompts drawn at once
 
-    def __post_init__(self): check_evaluation(self)
+    @property
+    def weights(self) -> LTDConfig:
+        "Where the denoiser comes from."
+        return LTDConfig(denoiser_load=DenoiserLoad(local_filename=self.model))
+
+    def __post_init__(self):
+        own = {"class_guidance": GUIDANCE, "n_iter": N_ITER, "sampler": "dpmpp_2m",
+               **own_settings(self.weights)}
+        for name, key in dict(guidance="class_guidance", steps="n_iter", sampler="sampler").items():
+            if getattr(self, name) is None: object.__setattr__(self, name, own[key])
+        check_evaluation(self)
 
 # %% ../nbs/12_evaluation.ipynb #0138a0f4
 def check_evaluation(
@@ -423,9 +435,12 @@ class Worker:
     "Draws and measures chunks; loads what the metrics need, once."
     def __init__(self, config: EvaluateConfig):
         device, wants = "cuda" if torch.cuda.is_available() else "cpu", {*config.metrics}
-        weights = LTDConfig(denoiser_load=DenoiserLoad(local_filename=config.model))
         self.config, self.kinds = config, prompt_kinds(config.world, config.prompts)
-        self.model = DiffusionTransformer(weights, device, torch.bfloat16)
+        self.model = DiffusionTransformer(config.weights, device, torch.bfloat16)
+        size = picture_size(self.model.vae, self.model.denoiser.latent_shape)
+        if size != (SIDE, SIDE) and wants != {"accuracy"}:
+            raise ValueError(f"the model draws {size[0]} x {size[1]} pixels, and there are pictures "
+                             f"of {SIDE} x {SIDE} to compare with: take the metric accuracy alone")
         self.judge = _judge(config.world) if "accuracy" in wants else None
         by_clip = wants & {"clip_score", "cmmd", "diversity", "memorisation"}
         by_features = wants & {"fid", "kid"}
@@ -538,13 +553,17 @@ def weights_hash(
     config: EvaluateConfig,
 ) -> str:   # 16 hexadecimal digits
     "Name the weights a run draws with, by their content (SHA-256)."
-    model = Path(config.model) if config.model else SHIPPED
+    load = config.weights.denoiser_load
+    model = Path(shipped_place(load).local_filename) if config.model else SHIPPED
     places, digest = [model, ASSETS / "autoencoder", ASSETS / "text_encoder"], hashlib.sha256()
     for place in places:
         files = [place] if place.is_file() else sorted([*place.glob("*.safetensors"),
                                                         *place.glob("model.pt")])
         if not files: raise FileNotFoundError(f"no weights at {place}")
         for file in files: digest.update(file.read_bytes())
+    card = model / "denoiser.json"     # of weights stored as a change it names what is changed
+    about = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
+    digest.update(about.get("base", {}).get("sha256", "").encode())
     return digest.hexdigest()[:16]
 
 def claim(
