@@ -439,8 +439,8 @@ class Worker:
         self.model = DiffusionTransformer(config.weights, device, torch.bfloat16)
         size = picture_size(self.model.vae, self.model.denoiser.latent_shape)
         if size != (SIDE, SIDE) and wants != {"accuracy"}:
-            raise ValueError(f"the model draws {size[0]} x {size[1]} pixels, and there are pictures "
-                             f"of {SIDE} x {SIDE} to compare with: take the metric accuracy alone")
+            raise ValueError(f"the model draws {size[0]} x {size[1]} pixels, but the pictures to "
+                             f"compare with have {SIDE} x {SIDE}: take the metric accuracy alone")
         self.judge = _judge(config.world) if "accuracy" in wants else None
         by_clip = wants & {"clip_score", "cmmd", "diversity", "memorisation"}
         by_features = wants & {"fid", "kid"}
