@@ -55,7 +55,7 @@ def test_help_names_every_command(tmp_path):
     (["demo", "-o", "here"], "give a .png"),
     (["train", "nowhere.json"], "nowhere.json"),
     (["evaluate", "--metrics", "beauty"], "unknown metrics"),
-    (["evaluate", "--model", "nowhere"], "no weights at nowhere"),
+    (["evaluate", "--model", "nowhere"], "no denoiser at nowhere; shipped are"),
     (["paint", "cat"], "invalid choice"),
 ])
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, args, reason):
