@@ -153,11 +153,12 @@ class LatentShards:
 
     def check(self, config: DenoiserConfig, batch_size: int):
         "Raise a ValueError that names what is broken in the data, or does not fit model or batch."
+        _check_stored("latents", self.latents)
+        _check_stored("text embeddings", self.text)
         some = np.unique(np.linspace(0, len(self) - 1, 1024).astype(int))
         latents, text = self.batch(some)
-        for what, arrays, values in (("latents", self.latents, latents),
-                                     ("text embeddings", self.text, text)):
-            _check_numbers(what, arrays, values, some)
+        _check_finite("latents", latents, some)
+        _check_finite("text embeddings", text, some)
         _check_shapes(tuple(latents.shape[1:]), tuple(text.shape[1:]), config)
         if batch_size > len(self):
             raise ValueError(f"batch_size={batch_size} > {len(self)} pictures")
@@ -188,11 +189,14 @@ def _stored_clip(path: Path, latents: np.ndarray) -> Tensor | None:
     return torch.from_numpy(np.load(beside))
 
 # %% ../nbs/09_data.ipynb #e4fa76b3
-def _check_numbers(what: str, arrays: list[np.ndarray], values: Tensor, pictures: np.ndarray):
-    "Raise ValueError where numbers are stored as no training can use them, or are none."
+def _check_stored(what: str, arrays: list[np.ndarray]):
+    "Raise ValueError where numbers are stored in a kind that no training can use."
     for kind in {a.dtype for a in arrays}:
         if kind.kind != "f" and not (what == "latents" and kind == np.uint8):
             raise ValueError(f"{what} are stored as {kind}: store them as float16 or float32")
+
+def _check_finite(what: str, values: Tensor, pictures: np.ndarray):
+    "Raise ValueError that names the first picture with nan or inf."
     bad = (~values.isfinite()).flatten(1).any(1)
     if bad.any():
         raise ValueError(f"{what} hold nan or inf, first at picture {pictures[bad.numpy()][0]}; "
