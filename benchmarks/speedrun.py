@@ -103,7 +103,7 @@ def compare(done: dict) -> dict[str, str]:
 
 
 def results() -> dict:
-    "What is stored, of this and of other scripts."
+    "What is stored; read anew each time, as another script may have added a run."
     return json.loads(RESULT.read_text()) if RESULT.exists() else {}
 
 

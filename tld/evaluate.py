@@ -561,7 +561,8 @@ def weights_hash(
                                                         *place.glob("model.pt")])
         if not files: raise FileNotFoundError(f"no weights at {place}")
         for file in files: digest.update(file.read_bytes())
-    card = model / "denoiser.json"     # of weights stored as a change it names what is changed
+    # Beside weights stored as a change stands of what they are a change.
+    card = model / "denoiser.json" if model.is_dir() else model.with_suffix(".json")
     about = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
     digest.update(about.get("base", {}).get("sha256", "").encode())
     return digest.hexdigest()[:16]
