@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -q
 TEST_ENV := TLD_TINY=1 MPLBACKEND=agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TQDM_DISABLE=1
 NBDEV_TEST := $(TEST_ENV) $(BIN)/nbdev_test --n_workers 2
 
-.PHONY: help demo test test-slow sync lint test-notebooks test-files export clean links readme \
+.PHONY: help demo test test-slow sync lint test-notebooks test-files export clean readme regenerate \
         notebooks thumbnails train-autoencoder train-text-encoder train-shipped train-few-steps \
         train-high-resolution train-outpainting evaluate bench \
         docs wheel
@@ -54,14 +54,12 @@ lint: .venv/.dev  ## check the form of notebooks and code
 
 test-notebooks: .venv/.dev  ## run every notebook and solution, without slow cells
 	$(NBDEV_TEST)
-	$(NBDEV_TEST) --path nbs/solutions
 
 test-files: .venv/.dev  ## run what notebooks cannot test
 	$(TEST_ENV) $(PYTEST) -m "not slow" tests/
 
 test-slow: .venv/.dev  ## run the slow cells and the slow tests too (not part of `make test`)
 	$(NBDEV_TEST) --flags slow
-	$(NBDEV_TEST) --flags slow --path nbs/solutions
 	$(TEST_ENV) $(PYTEST) -m slow tests/ || test $$? = 5  # 5: no test is marked slow
 
 # ---- writing: the notebooks are the source ----
@@ -72,15 +70,16 @@ export: .venv/.dev  ## write tld/*.py from the notebooks
 clean: .venv/.dev  ## strip the notebooks of what does not belong in git
 	$(BIN)/nbdev_clean
 
-links: .venv/.dev  ## make every link follow `user` and `repo` of settings.ini
-	$(BIN)/python .ci/links.py
-	$(BIN)/nbdev_export
-	$(BIN)/python .ci/readme.py
-
 readme: .venv/.dev  ## write README.md from nbs/index.ipynb
 	$(BIN)/python .ci/readme.py
 
-notebooks: .venv/.dev  ## execute all notebooks in order, in place
+regenerate: .venv/.dev  ## all three, after making every link follow settings.ini
+	$(BIN)/python .ci/links.py
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+	$(BIN)/python .ci/readme.py
+
+notebooks: .venv/.dev  ## execute all notebooks and solutions in order, in place
 	$(BIN)/python .ci/run_notebooks.py
 	$(BIN)/python .ci/thumbnails.py
 

@@ -1,13 +1,13 @@
 "What the scripts in this folder share: where things are, and how a notebook is read and written."
-import json
 import re
 from configparser import ConfigParser
 from pathlib import Path
 
-from execnb.nbio import nb2str
+import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
-# Code and formulas inside Markdown: what looks like a link in there is none.
+# Links in Markdown; code and formulas, in which what looks like a link is none.
+LINK = re.compile(r"""(\]\(|\b(?:src|href)=["'])([^()\s"']+)(?=["')]|\s+["'])""")
 QUOTED = re.compile(r"(```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$)", re.DOTALL)
 
 
@@ -19,39 +19,28 @@ def settings(root: Path = ROOT) -> dict[str, str]:
 
 
 def notebooks(root: Path = ROOT) -> list[Path]:
-    "All notebooks in reading order, the solutions of the exercises last."
-    return sorted(root.glob("nbs/*.ipynb")) + sorted(root.glob("nbs/solutions/*.ipynb"))
+    "All notebooks under nbs/ but hidden ones, as nbdev finds them: chapters first, then folders."
+    found = ((path.relative_to(root / "nbs").parts, path) for path in root.glob("nbs/**/*.ipynb"))
+    kept = [(parts, path) for parts, path in found if not any(part[0] in "._" for part in parts)]
+    return [path for _, path in sorted(kept, key=lambda pair: (len(pair[0]), pair[0]))]
 
 
-def read_notebook(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+def chapters(root: Path = ROOT) -> list[Path]:
+    "The numbered notebooks at the top of nbs/, in reading order."
+    return [path for path in notebooks(root)
+            if path.parent.name == "nbs" and path.name[0].isdigit()]
 
 
-def write_if_changed(path: Path, text: str) -> bool:
-    "Write, and say whether that changed anything."
-    changed = not path.exists() or path.read_text(encoding="utf-8") != text
-    if changed:
-        path.write_text(text, encoding="utf-8")
-    return changed
+def modules(root: Path = ROOT) -> list[Path]:
+    "All modules under tld/ that a notebook makes."
+    return sorted(path for path in root.glob("tld/**/*.py") if path.name[0] != "_")
 
 
-def notebook_text(nb: dict) -> str:
-    "The text of a notebook file, laid out as nbdev does."
-    return nb2str(nb)
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
 
 
-def source(cell: dict) -> str:
-    return "".join(cell["source"])
-
-
-def directives(cell: dict) -> list[str]:
-    "The `#| ...` lines that open a code cell, without the `#|`."
-    if cell["cell_type"] != "code":
-        return []
-    lines = [line.strip() for line in source(cell).strip().splitlines()]
-    count = next((i for i, line in enumerate(lines) if not line.startswith("#|")), len(lines))
-    return [line[2:].strip() for line in lines[:count]]
-
-
-def exported(cell: dict) -> bool:
-    return any(re.match(r"exports?i?\b", line) for line in directives(cell))
+def directives(cell: nbformat.NotebookNode) -> list[str]:
+    "The `#| ...` lines of a code cell, without the `#|`."
+    lines = cell.source.splitlines() if cell.cell_type == "code" else []
+    return [line[2:].strip() for line in lines if line.startswith("#|")]

@@ -2,17 +2,16 @@
 """Make every link to this repository follow `user`, `repo` and `branch` of settings.ini.
 
 In every notebook: repository links, the Colab badge, the Colab install cell, and the navigation
-line (first after the title, and last), whose neighbours are the chapters before and after.
-
-    .ci/links.py           rewrite
-    .ci/links.py --check   change nothing; exit 1 and list what is stale
+line (first after the title, and last). Chapters link the chapters before and after; every notebook
+links the contents and Colab. `make sync` says what would change.
 """
-import argparse
+import os
 import re
-import sys
 from pathlib import Path
 
-from house import ROOT, directives, notebook_text, notebooks, read_notebook, settings, source
+import nbformat
+
+from house import ROOT, chapters, directives, notebooks, read_notebook, settings
 
 BADGE = "[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 COLAB = "https://colab.research.google.com/github/"
@@ -24,93 +23,67 @@ if "google.colab" in sys.modules:
     %pip install -q git+https://github.com/{user}/{repo}"""
 
 
-def is_install(cell: dict) -> bool:
-    return "eval: false" in directives(cell) and "google.colab" in source(cell)
+def is_install(cell) -> bool:
+    return "eval: false" in directives(cell) and "google.colab" in cell.source
 
 
-def is_navigation(cell: dict) -> bool:
-    return cell["cell_type"] == "markdown" and "(index.ipynb)" in source(cell) \
-        and BADGE in source(cell)
+def is_navigation(cell) -> bool:
+    return cell.cell_type == "markdown" and BADGE in cell.source \
+        and bool(re.search(r"\((\.\./)*index\.ipynb\)", cell.source))
 
 
 def title(path: Path) -> str:
     "The number of a chapter, from its file name, and its title."
-    heading = source(read_notebook(path)["cells"][0]).splitlines()[0]
+    heading = read_notebook(path).cells[0].source.splitlines()[0]
     return path.stem.split("_")[0] + " " + re.sub(r"^#\s*(\d+\s+)?", "", heading)
 
 
 def navigation(path: Path, cfg: dict[str, str]) -> str:
     "The line that leads from a notebook to its neighbours, the contents and Colab."
-    chapters = sorted(path.parent.glob("[0-9]*.ipynb"))
-    links = ["[Contents](index.ipynb)"]
-    if path in chapters:
-        i = chapters.index(path)
-        if i > 0:
-            links.insert(0, f"[← {title(chapters[i - 1])}]({chapters[i - 1].name})")
-        if i + 1 < len(chapters):
-            links.append(f"[{title(chapters[i + 1])} →]({chapters[i + 1].name})")
-    url = COLAB + "{user}/{repo}/blob/{branch}/nbs/".format(**cfg) + path.name
-    return " · ".join([*links, f"{BADGE}({url})"])
+    nbs = next(folder for folder in path.parents if folder.name == "nbs")
+    links = [f"[Contents]({Path(os.path.relpath(nbs / 'index.ipynb', path.parent)).as_posix()})"]
+    series = chapters(nbs.parent)
+    if path in series:
+        i = series.index(path)
+        links = [f"[← {title(other)}]({other.name})" for other in series[:i][-1:]] + links \
+            + [f"[{title(other)} →]({other.name})" for other in series[i + 1:][:1]]
+    url = COLAB + "{user}/{repo}/blob/{branch}/nbs/".format(**cfg)
+    return " · ".join([*links, f"{BADGE}({url}{path.relative_to(nbs).as_posix()})"])
 
 
-def former_names(cells: list[dict]) -> set[tuple[str, str]]:
+def former_names(cells: list) -> set[tuple[str, str]]:
     "The (user, repo) that badges and install cells name now: what has to be replaced."
-    found = set()
-    for cell in cells:
-        if is_navigation(cell):
-            found |= set(re.findall(re.escape(COLAB) + r"([\w.-]+)/([\w.-]+)/blob/", source(cell)))
-        elif is_install(cell):
-            found |= set(re.findall(r"github\.com/([\w.-]+)/([\w.-]+?)(?:\.git)?$", source(cell)))
-    return found
+    ours = "\n".join(cell.source for cell in cells if is_navigation(cell) or is_install(cell))
+    return set(re.findall(r"(?:google\.com/github|git\+https://github\.com)"
+                          r"/([\w.-]+)/([\w.-]+?)(?:\.git)?(?=/|\s|$)", ours))
 
 
 def relink(text: str, former: set[tuple[str, str]], cfg: dict[str, str]) -> str:
     "Replace links to the repository under any of its former names."
+    end = r"(?=\.git\b|[^\w.-]|$)"
     for user, repo in former:
-        hosts = r"((?:github\.com|githubusercontent\.com|research\.google\.com/github)/)"
-        name = re.escape(f"{user}/{repo}") + r"(?=\.git\b|[^\w.-]|$)"
-        text = re.sub(hosts + name, rf"\g<1>{cfg['user']}/{cfg['repo']}", text)
-        pages = re.escape(f"{user}.github.io/{repo}") + r"(?=[^\w.-]|$)"
-        text = re.sub(pages, f"{cfg['user']}.github.io/{cfg['repo']}", text)
-    branch = rf"({re.escape(COLAB + cfg['user'] + '/' + cfg['repo'])}/blob/)[\w.-]+(?=/nbs/)"
-    return re.sub(branch, rf"\g<1>{cfg['branch']}", text)
+        name, pages = re.escape(f"{user}/{repo}"), re.escape(f"{user}.github.io/{repo}")
+        text = re.sub("(?<=com/|hub/)" + name + end, "{user}/{repo}".format(**cfg), text)
+        text = re.sub(pages + end, "{user}.github.io/{repo}".format(**cfg), text)
+    ours = re.escape(COLAB + "{user}/{repo}/blob/".format(**cfg))
+    return re.sub(rf"({ours})[\w.-]+(?=/nbs/)", rf"\g<1>{cfg['branch']}", text)
 
 
-def rewrite(path: Path, nb: dict, former: set[tuple[str, str]], cfg: dict[str, str]) -> list[str]:
-    "Rewrite a notebook in memory; say what was stale."
-    stale = []
-    for i, cell in enumerate(nb["cells"]):
-        old = source(cell)
-        if is_install(cell):
-            new, what = INSTALL.format(**cfg), "install cell"
-        elif is_navigation(cell) and path.stem != "index":
-            new, what = navigation(path, cfg), "navigation line"
-        else:
-            new, what = relink(old, former, cfg), "repository link"
-        if new != old:
-            cell["source"] = new.splitlines(keepends=True)
-            stale.append(f"cell {i}: {what}")
-    return stale
-
-
-def main(root: Path = ROOT) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, list what is stale")
-    check = parser.parse_args().check
-    cfg = settings(root)
-    nbs = {path: read_notebook(path) for path in notebooks(root)}
-    former = set().union(*(former_names(nb["cells"]) for nb in nbs.values()))
-    stale = False
+def main(root: Path = ROOT) -> None:
+    cfg, nbs = settings(root), {path: read_notebook(path) for path in notebooks(root)}
+    former = former_names([cell for nb in nbs.values() for cell in nb.cells])
     for path, nb in nbs.items():
-        for what in rewrite(path, nb, former, cfg):
-            stale = True
-            print(f"{path.relative_to(root)}: {what}" + (" is stale" if check else " rewritten"))
-        if not check:
-            text = notebook_text(nb)
-            if text != path.read_text(encoding="utf-8"):
-                path.write_text(text, encoding="utf-8")
-    return int(check and stale)
+        for cell in nb.cells:
+            if is_install(cell):
+                cell.source = INSTALL.format(**cfg)
+            elif is_navigation(cell) and path.stem != "index":
+                cell.source = navigation(path, cfg)
+            else:
+                cell.source = relink(cell.source, former, cfg)
+        if nb != read_notebook(path):
+            nbformat.write(nb, path)
+            print(path.relative_to(root), "rewritten")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

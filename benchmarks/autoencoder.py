@@ -19,7 +19,10 @@ from _results import store
 from tqdm.auto import tqdm
 
 from tld.autoencoder import decode_latents, encode_images, load_autoencoder, psnr
-from tld.scenes import Judge, SceneDataset, agreement, wanted_of
+from tld.pictures import to_float
+from tld.world.captions import wanted_of
+from tld.world.judge import Judge, agreement
+from tld.world.scenes import SceneDataset
 
 RESULT = Path(__file__).with_suffix(".json")
 STORED = 1000  # scenes of each split in the stored result
@@ -39,7 +42,7 @@ def measure(split: str, n: int) -> tuple[dict, dict]:
     seconds = {"encode": 0.0, "decode": 0.0}
     for start in tqdm(range(0, n, BATCH), desc=split):
         items = range(start, min(start + BATCH, n))
-        images.append(torch.stack([dataset[i][0] for i in items]).float() / 127.5 - 1)
+        images.append(to_float(torch.stack([dataset[i][0] for i in items])))
         clock = time.perf_counter()
         latents.append(encode_images(vae, images[-1]))
         seconds["encode"] += time.perf_counter() - clock

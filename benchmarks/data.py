@@ -16,6 +16,9 @@ import numpy as np
 import torch
 
 from tld import data
+from tld.ingest.encode import Encode, read_shard, square_pixels, write_latents
+from tld.ingest.fetch import Fetch, download_shards
+from tld.ingest.tables import split_table
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from hostile import Hostile  # noqa: E402
@@ -31,7 +34,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
     n, seconds = args.n, {}
-    vae, encoder = data._models("shipped", "shipped", None)
+    vae, encoder = data.load_models("shipped", "shipped", None)
 
     def timed(stage: str, f, *arguments):
         clock = time.perf_counter()
@@ -45,11 +48,11 @@ def main() -> None:
         captions = [server.caption(i) for i in range(n)]
         table = pandas.DataFrame({"url": [server.url("ok", i) for i in range(n)],
                                   "caption": captions})
-        [part] = timed("table", data.split_table, table, raw, "url", "caption", None, n)
-        fetch = data.Fetch(allow_loopback=True, encode_format="png", thread_count=args.threads)
-        timed("download", data.download_shards, [part], raw, side, fetch, None, False)
-        files = [sample["image"] for _, sample in data._samples(raw / "00000.tar")]
-        pixels = timed("decode", lambda: [data._pixels(file, side) for file in files])
+        [part] = timed("table", split_table, table, raw, "url", "caption", None, n)
+        fetch = Fetch(allow_loopback=True, encode_format="png", thread_count=args.threads)
+        timed("download", download_shards, [part], raw, side, fetch, None, False)
+        files = [sample["image"] for _, sample in read_shard(raw / "00000.tar")]
+        pixels = timed("decode", lambda: [square_pixels(file, side) for file in files])
         x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
         z = timed("latents", lambda: torch.cat([data.encode_image(b, vae)
                                                 for b in x.split(args.batch_size)]))
@@ -57,7 +60,7 @@ def main() -> None:
         timed("text", lambda: [data.encode_text(batch, encoder) for batch in iter(
             lambda: list(itertools.islice(batches, args.batch_size)), [])])
         out.mkdir()
-        timed("write", data._write_latents, out, "00000", z, data.Encode())
+        timed("write", write_latents, out, "00000", z, Encode())
         shards = {p.name: p.stat().st_size for p in out.iterdir()}
         bytes_each = {"pixels": side * side * 3, "shard": (raw / "00000.tar").stat().st_size // n,
                       "latents": shards["00000_latents.npy"] // n}

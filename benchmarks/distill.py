@@ -10,7 +10,7 @@ the distances are between pictures of one noise. `accuracy` is the judge's, on h
 over the spread of the teacher's latents; `off` how far a picture's corners are from the nearest of
 the world's eight background colours (sRGB, 0 to 255), on prompts that leave the background open;
 `time` the processor time of drawing and decoding 32 pictures over the teacher's, medians of turns.
-Parts are kept in runs/distill/, by weights: a stopped script goes on where it was.
+Parts are kept in runs/distill/, by weights: a script that was stopped resumes.
 """
 import argparse
 import statistics
@@ -22,26 +22,27 @@ from _results import store
 
 from tld.autoencoder import decode_latents, load_autoencoder
 from tld.denoiser import load_denoiser
-from tld.diffusion import SHIPPED
-from tld.distill import FEW_STEPS
-from tld.download import file_sha256
-from tld.evaluate import effect, judge_marks, wilson_interval
-from tld.optim import write_whole
-from tld.scenes import BACKGROUNDS, Judge, SceneDataset
+from tld.files import write_atomically
+from tld.measures import effect, wilson_interval
+from tld.precision import autocasted
+from tld.sampling import draw as draw_latents
 from tld.text import load_text_encoder
-from tld.train import generate_latents, held_out_prompts
+from tld.weights import ModelFiles
+from tld.world.judge import Judge, judge_marks
+from tld.world.objects import BACKGROUNDS
+from tld.world.scenes import SceneDataset, held_out_prompts
 
 RESULT = Path(__file__).with_suffix(".json")
 RUNS = Path(__file__).parents[1] / "runs" / "distill"
 TEACHER = "teacher, 15 guided steps"
 WAYS = {  # weights, steps, guidance, passes of the network
-    TEACHER: (SHIPPED, 15, 2.0, 30),
-    "student, 1 step": (FEW_STEPS, 1, 1.0, 1),
-    "student, 2 steps": (FEW_STEPS, 2, 1.0, 2),
-    "student, 4 steps": (FEW_STEPS, 4, 1.0, 4),
-    "teacher, 1 step": (SHIPPED, 1, 1.0, 1),
-    "teacher, 2 steps": (SHIPPED, 2, 1.0, 2),
-    "teacher, 4 steps": (SHIPPED, 4, 1.0, 4),
+    TEACHER: ("denoiser", 15, 2.0, 30),
+    "student, 1 step": ("few_steps", 1, 1.0, 1),
+    "student, 2 steps": ("few_steps", 2, 1.0, 2),
+    "student, 4 steps": ("few_steps", 4, 1.0, 4),
+    "teacher, 1 step": ("denoiser", 1, 1.0, 1),
+    "teacher, 2 steps": ("denoiser", 2, 1.0, 2),
+    "teacher, 4 steps": ("denoiser", 4, 1.0, 4),
 }
 OPEN = "one object, background left open"
 JUDGED = list(WAYS)[:5]
@@ -59,11 +60,10 @@ def off_palette(images: torch.Tensor) -> torch.Tensor:
 
 
 def draw(way: str, captions: list[str], seeds: range, parts: dict) -> torch.Tensor:
-    folder, steps, guidance, _ = WAYS[way]
-    label = parts["encoder"](captions)
-    sampler = "dpmpp_2m" if folder == SHIPPED else "ddim"
-    with torch.no_grad():
-        return generate_latents(parts["models"][folder], label, steps, guidance, seeds, sampler)
+    place, steps, guidance, _ = WAYS[way]
+    model, sampler = parts["models"][place], "dpmpp_2m" if place == "denoiser" else "ddim"
+    return draw_latents(autocasted(model, "bf16"), model.latent_shape, seeds, steps, sampler,
+                        cond=parts["encoder"](captions), guidance=guidance)
 
 
 def measure(way: str, kind: str, prompts: SceneDataset, parts: dict, folder: Path) -> dict:
@@ -81,7 +81,7 @@ def measure(way: str, kind: str, prompts: SceneDataset, parts: dict, folder: Pat
                 images = decode_latents(parts["vae"], latents)
                 out["all"] = judge_marks(images, captions, parts["judge"])["all"]
             out["latents"] = latents
-            write_whole(path, lambda p, out=out: torch.save(out, p))
+            write_atomically(path, lambda p, out=out: torch.save(out, p))
         for name, values in torch.load(path, weights_only=True).items():
             columns.setdefault(name, []).append(values)
     return {name: torch.cat(values) for name, values in columns.items()}
@@ -107,9 +107,10 @@ def main() -> None:
              "judge": Judge("full")}
     kinds = held_out_prompts(n)
     kinds[OPEN] = SceneDataset("full", "val", n, seed=4, n_objects=1, p_background=0.0)
-    weights = [file_sha256(place / "denoiser.safetensors")[:8] for place in (SHIPPED, FEW_STEPS)]
+    models = "denoiser", "few_steps"
+    weights = [ModelFiles(place).sha256[:8] for place in models]
     folder, begun, all_of = RUNS / "-".join([str(n), *weights]), time.perf_counter(), {}
-    parts["models"] = {place: load_denoiser(place)[0] for place in (SHIPPED, FEW_STEPS)}
+    parts["models"] = {place: load_denoiser(place)[0] for place in models}
     cost = times(SceneDataset("full", "val", 32, seed=4), parts)
     for way in WAYS:
         for kind, prompts in kinds.items():

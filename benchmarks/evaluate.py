@@ -13,7 +13,7 @@ compares them in pairs with the default's. `ema`: the starter model of chapter 1
 only a run has weights that are not averaged; 256 prompts of never-seen pairs at several steps, from
 the averaged weights and from those of the moment, the rate falling over the last 200 of 500 steps.
 Runs are kept in runs/evaluate/, by the hash of the
-weights: a stopped script goes on where it was, and new weights begin anew.
+weights: a stopped script resumes, and new weights begin anew.
 """
 import argparse
 import json
@@ -25,21 +25,15 @@ from _results import store
 
 from tld.autoencoder import decode_latents, load_autoencoder
 from tld.configs import DenoiserConfig, ModelConfig, TrainConfig
-from tld.evaluate import (
-    METRICS,
-    SAMPLERS,
-    EvaluateConfig,
-    effect,
-    evaluate,
-    judge_marks,
-    load_columns,
-    report_lines,
-    weights_hash,
-)
-from tld.scenes import Judge, SceneDataset
+from tld.evaluate import METRICS, EvaluateConfig, evaluate, load_columns, report_lines, weights_hash
+from tld.measures import effect
+from tld.precision import autocasted, pick_precision
+from tld.recipes import shipped_encoders
+from tld.sampling import GUIDANCE, SAMPLERS, draw
 from tld.text import load_text_encoder
-from tld.train import encode_scenes, generate_latents
 from tld.train import main as train
+from tld.world.judge import Judge, judge_marks
+from tld.world.scenes import SceneDataset, encode_scenes
 
 RESULT = Path(__file__).with_suffix(".json")
 RUNS = Path(__file__).parents[1] / "runs" / "evaluate"
@@ -89,7 +83,9 @@ def ema_effects(trial: bool) -> dict[str, dict]:
     def compare(state) -> None:
         right = []
         for model in (state.model, state.ema_model):
-            images = decode_latents(vae, generate_latents(model.eval(), labels))
+            denoise = autocasted(model.eval(), pick_precision(labels.device))
+            latents = draw(denoise, model.latent_shape, range(n), cond=labels, guidance=GUIDANCE)
+            images = decode_latents(vae, latents)
             right.append(judge_marks(images, captions, judge)["all"].double())
         state.model.train()
         moment, averaged = (int(r.sum()) for r in right)
@@ -97,8 +93,8 @@ def ema_effects(trial: bool) -> dict[str, dict]:
                                  "effect": str(effect(*right))}
         print(state.step, rows[str(state.step)], flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        data = encode_scenes(folder, SceneDataset("starter", "train", scenes, seed=11), vae,
-                             encoder, progress=False)
+        data = encode_scenes(folder, SceneDataset("starter", "train", scenes, seed=11),
+                             *shipped_encoders(), progress=False)
         recipe = TrainConfig.scenes(batch_size=32, n_steps=5 * every, decay_steps=2 * every,
                                     save_and_eval_every_iters=every, progress=False,
                                     run_dir=f"{folder}/run")

@@ -33,8 +33,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tld.autoencoder import load_autoencoder
 from tld.configs import DenoiserConfig, LTDConfig
 from tld.denoiser import Denoiser, n_params
-from tld.diffusion import SHIPPED, DiffusionGenerator, DiffusionTransformer, to_pil
-from tld.scenes import SceneDataset
+from tld.weights import SHIPPED
+from tld.generator import DiffusionGenerator
+from tld.diffusion import DiffusionTransformer
+from tld.pictures import to_pil
+from tld.world.scenes import SceneDataset
 
 RESULT = Path(__file__).with_suffix(".json")
 STORED = (36, 15)  # pictures and steps of the stored result

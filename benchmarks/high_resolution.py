@@ -36,22 +36,25 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tld.autoencoder import decode_latents, encode_images, load_autoencoder
-from tld.configs import DenoiserConfig, DenoiserLoad, LTDConfig
+from tld.configs import DenoiserConfig
 from tld.denoiser import Denoiser, load_denoiser, n_params
-from tld.diffusion import GUIDANCE, DiffusionTransformer, own_settings
-from tld.evaluate import judge_marks, sharpness
+from tld.diffusion import DiffusionTransformer
 from tld.high_resolution import (
-    HIGH_RESOLUTION,
+    at_size,
     count_copies,
     encode_high_resolution,
     high_resolution_config,
-    resized,
-    train_high_resolution,
 )
+from tld.measures import sharpness
 from tld.noise_schedules import noise_level_grid
-from tld.scenes import Judge, SceneDataset
+from tld.pictures import to_float
+from tld.precision import autocasted
+from tld.recipes import shipped_encoders, train_high_resolution
+from tld.sampling import GUIDANCE, draw
 from tld.text import load_text_encoder
-from tld.train import generate_latents, shipped_world
+from tld.weights import SHIPPED, ModelFiles
+from tld.world.judge import Judge, judge_marks
+from tld.world.scenes import SceneDataset, shipped_world
 
 RESULT = Path(__file__).with_suffix(".json")
 STORED = 100   # prompts of each kind
@@ -71,17 +74,18 @@ class Referee:
         self.curve, self.used = known["curve"], known["minutes"]
         self.since = time.process_time()
 
-    def __call__(self, state) -> None:
+    def __call__(self, run) -> None:
         self.used += (time.process_time() - self.since) / 60
-        if state.step % self.every == 0 or state.step in (50, 100):
+        if run.step % self.every == 0 or run.step in (50, 100):
             right = 0
             for i in range(0, len(self.prompts), GROUP):
-                z = generate_latents(state.ema_model, self.labels[i:i + GROUP], guidance=GUIDANCE,
-                                     seeds=list(range(i, len(self.prompts)))[:GROUP])
+                z = draw(autocasted(run.ema_model, "bf16"), run.ema_model.latent_shape,
+                         range(i, len(self.prompts))[:GROUP], cond=self.labels[i:i + GROUP],
+                         guidance=GUIDANCE)
                 marks = judge_marks(decode_latents(self.vae, z),
                                     self.prompts[i:i + GROUP], self.judge)
                 right += int(marks["all"].sum())
-            self.curve.append({"steps": state.step, "minutes": round(self.used, 2),
+            self.curve.append({"steps": run.step, "minutes": round(self.used, 2),
                                "right": right, "n": len(self.prompts)})
             print(self.curve[-1], flush=True)
         self.path.write_text(json.dumps({"curve": self.curve, "minutes": self.used}))
@@ -91,9 +95,10 @@ class Referee:
 def train(out_dir: str) -> list[dict]:
     "Fine-tune, and keep the curve."
     config = high_resolution_config(out_dir)
-    encode_high_resolution(config)
+    if not Path(config.data_config.text_emb_path).exists():
+        encode_high_resolution(out_dir, *shipped_encoders())
     referee = Referee(Path(out_dir) / "curve.json")
-    train_high_resolution(config, HIGH_RESOLUTION, on_eval=referee)
+    train_high_resolution(config, SHIPPED["high_resolution"], on_eval=referee)
     return referee.curve
 
 
@@ -104,7 +109,7 @@ KINDS = {"one object": ("val", 1), "seen pairs": ("val", 2), "never-seen pairs":
 
 def repeated(model: Denoiser) -> Denoiser:
     "The same model with its grid of positions laid out four times."
-    wide, (rows, columns) = resized(model, 32), model.denoiser_trans_block.grid
+    wide, (rows, columns) = at_size(model, 32), model.denoiser_trans_block.grid
     table = model.denoiser_trans_block.pos_embed.weight.detach().view(rows, columns, -1)
     wide.denoiser_trans_block.pos_embed.weight.data = table.repeat(2, 2, 1).flatten(0, 1)
     return wide
@@ -117,8 +122,8 @@ def ways() -> dict[str, Callable[[list[str], list[int]], Tensor]]:
     def large(model: Denoiser) -> DiffusionTransformer:
         return DiffusionTransformer(vae=small.vae, encoder=small.encoder, denoiser=model,
                                     model_dtype=torch.bfloat16)
-    tuned, before = load_denoiser(HIGH_RESOLUTION)[0], resized(small.denoiser, 32)
-    own = own_settings(LTDConfig(denoiser_load=DenoiserLoad(local_filename="high_resolution")))
+    tuned, before = load_denoiser("high_resolution")[0], at_size(small.denoiser, 32)
+    own = ModelFiles("high_resolution").sampling
 
     def enlarged(captions, seeds):
         return F.interpolate(small.generate_images(captions, seed=seeds), scale_factor=2,
@@ -145,15 +150,15 @@ def measure_ways(n: int) -> dict[str, dict]:
     judge, table = Judge("full"), {}
     data = {kind: SceneDataset(shipped_world(), split, n, seed=22, n_objects=k, p_background=1.0,
                                scale=2) for kind, (split, k) in KINDS.items()}
-    for way, draw in ways().items():
+    for way, draw_way in ways().items():
         row: dict = {"right": {}, "copies": [], "error": [], "sharpness": []}
         for kind, scenes in data.items():
             right = 0
             for start in range(0, n, GROUP):
                 rows = range(start, min(start + GROUP, n))
                 captions = [scenes.scene(i).caption for i in rows]
-                true = torch.stack([scenes[i][0] for i in rows]) / 127.5 - 1
-                x = draw(captions, list(rows))
+                true = to_float(torch.stack([scenes[i][0] for i in rows]))
+                x = draw_way(captions, list(rows))
                 right += int(judge_marks(x, captions, judge)["all"].sum())
                 if kind == "one object":   # of two, a part of one may look like the other
                     boxes = [(s.objects[0], s.boxes[0][2]) for s in map(scenes.scene, rows)]
@@ -165,7 +170,7 @@ def measure_ways(n: int) -> dict[str, dict]:
         table[way] = {"right": row.pop("right"),
                       **{name: round(statistics.mean(v), 3) for name, v in row.items()}}
         print(way, json.dumps(table[way]), flush=True)
-    true = torch.stack([data["seen pairs"][i][0] for i in range(min(n, 100))]) / 127.5 - 1
+    true = to_float(torch.stack([data["seen pairs"][i][0] for i in range(min(n, 100))]))
     vae = load_autoencoder()
     coded = decode_latents(vae, encode_images(vae, true))
     table["the true scene, coded"] = {
@@ -191,7 +196,7 @@ def denoiser_cost(px: int) -> dict:
     "One evaluation of the 101M model; run in a process of its own."
     torch.manual_seed(0)
     base = Denoiser.from_config(DenoiserConfig.published_101m())
-    model = resized(base, px // 8).eval().to(torch.bfloat16)
+    model = at_size(base, px // 8).eval().to(torch.bfloat16)
     x, level = torch.randn(1, 4, px // 8, px // 8), torch.full((1, 1), 0.5)
     text = torch.randn(1, 768)
     del base

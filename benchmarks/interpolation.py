@@ -18,9 +18,10 @@ import torch
 from _results import store
 
 from tld.diffusion import DiffusionTransformer
-from tld.evaluate import effect
-from tld.interpolation import interpolate, jumps, unevenness
-from tld.scenes import OBJECTS, SceneDataset
+from tld.interpolation import interpolate, step_sizes, unevenness
+from tld.measures import effect
+from tld.world.objects import OBJECTS
+from tld.world.scenes import SceneDataset
 
 RESULT = Path(__file__).with_suffix(".json")
 STORED = 40   # pairs of the stored result
@@ -33,8 +34,8 @@ def walks(model: DiffusionTransformer, prompts, seeds, kind: str) -> dict[str, f
              for way in ("lerp", "slerp")}
     row = {way: unevenness(film.frames) for way, film in films.items()}
     even = interpolate(model, prompts, seeds, FRAMES, even=1)
-    still = {f"still {way}": (jumps(film.frames) < jumps(film.frames).max() / 5).double().mean()
-             for way, film in films.items()}
+    sizes = {way: step_sizes(film.frames) for way, film in films.items()}
+    still = {f"still {way}": (s < s.max() / 5).double().mean() for way, s in sizes.items()}
     return {**row, **still, "even": unevenness(even.frames)}
 
 

@@ -25,7 +25,7 @@ import torch
 from _results import store
 
 from tld.diffusion import DiffusionTransformer
-from tld.evaluate import effect, judge_marks, wilson_interval
+from tld.measures import effect, wilson_interval
 from tld.outpainting import (
     Outpainter,
     Repainter,
@@ -35,8 +35,11 @@ from tld.outpainting import (
     panoramas,
     seam,
 )
-from tld.scenes import BACKGROUNDS, Judge, SceneDataset, describe
-from tld.train import shipped_world
+from tld.pictures import to_float
+from tld.world.captions import describe
+from tld.world.judge import Judge, judge_marks
+from tld.world.objects import BACKGROUNDS
+from tld.world.scenes import SceneDataset, shipped_world
 
 RESULT = Path(__file__).with_suffix(".json")
 STORED = 300  # scenes of each kind in the stored result
@@ -76,7 +79,7 @@ def floors(kind: str, n: int) -> dict:
     real, coded = [], []
     for start in range(0, n, GROUP):
         rows = range(start, min(start + GROUP, n))
-        x = torch.stack([data[i][0] for i in rows]) / 127.5 - 1
+        x = to_float(torch.stack([data[i][0] for i in rows]))
         mask = torch.stack([hide_one(data.scene(i), i % 2) for i in rows])
         real.append(seam(x, mask))
         coded.append(seam(torch.where(mask > 0, x, vae.decode(vae.encode(x))), mask))
@@ -102,7 +105,7 @@ def hard_cases(ways: dict, n: int) -> dict:
     "Where the known part matters most: a cut object, a background that no caption names."
     data = SceneDataset(shipped_world(), "val", n, seed=19, n_objects=2, p_background=0)
     scenes = [data.scene(i) for i in range(n)]
-    x = torch.stack([data[i][0] for i in range(n)]) / 127.5 - 1
+    x = to_float(torch.stack([data[i][0] for i in range(n)]))
     halves, strips = torch.stack([hide_one(s, i % 2) for i, s in enumerate(scenes)]), []
     for i, half in enumerate(halves):   # the outer 16 pixels of the hidden half stay hidden
         axis = 2 if scenes[i].relation == "left of" else 1

@@ -22,25 +22,17 @@ import torch
 from _results import store
 from tqdm.auto import tqdm
 
-from tld.evaluate import wilson_interval
-from tld.scenes import (
-    WORLDS,
-    Judge,
-    Reading,
-    Wanted,
-    agreement,
-    make_scene,
-    render,
-    sprite,
-    wanted_of,
-)
+from tld.measures import PARTS, wilson_interval
+from tld.world.captions import Wanted, wanted_of
+from tld.world.judge import Judge, Reading, agreement
+from tld.world.objects import sprite
+from tld.world.scenes import WORLDS, make_scene, render
 
 RESULT = Path(__file__).with_suffix(".json")
 STORED = 2000  # scenes of each world in the stored result
 AIM = 2000     # scenes a second
 BATCH = 50
 SEED = 11
-PARTS = ("objects", "relation", "background", "all")
 
 
 def rendering(world: str, n: int) -> dict:

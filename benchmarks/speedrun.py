@@ -24,10 +24,12 @@ from _results import store
 
 from tld.autoencoder import load_autoencoder
 from tld.configs import DataConfig, DenoiserConfig, ModelConfig, TrainConfig
-from tld.optim import write_whole
-from tld.scenes import Judge, SceneDataset
+from tld.files import write_atomically
+from tld.world.judge import Judge
+from tld.world.scenes import SceneDataset
 from tld.text import load_text_encoder
-from tld.train import encode_scenes, prompt_accuracy
+from tld.train import encode_scenes
+from tld.evaluate import prompt_accuracy
 from tld.train import main as train
 
 RESULT = Path(__file__).with_suffix(".json")
@@ -61,7 +63,7 @@ class Referee:
     def keep(self) -> None:
         "Write down what a stopped script goes on from; the checkpoint is there already."
         text = json.dumps({"used": self.used, "curve": self.curve})
-        write_whole(self.path, lambda p: p.write_text(text))
+        write_atomically(self.path, lambda p: p.write_text(text))
 
     def __call__(self, state) -> None:
         self.used += (time.process_time() - self.since) / 60

@@ -23,9 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tld.autoencoder import load_autoencoder
 from tld.configs import DataConfig, DenoiserConfig, ModelConfig, TrainConfig
 from tld.denoiser import Denoiser, load_denoiser
-from tld.scenes import Judge, SceneDataset
+from tld.world.judge import Judge
+from tld.world.scenes import SceneDataset
 from tld.text import load_text_encoder
-from tld.train import encode_scenes, prompt_accuracy
+from tld.train import encode_scenes
+from tld.evaluate import prompt_accuracy
 from tld.train import main as train
 
 RESULT = Path(__file__).with_suffix(".json")

@@ -18,8 +18,10 @@ import torch
 from _results import store
 from tqdm.auto import tqdm
 
-from tld import scenes
-from tld.text import SHIPPED, load_text_encoder, pick_captions
+from tld.text import load_text_encoder
+from tld.weights import SHIPPED
+from tld.world.contrast import pick_captions
+from tld.world.scenes import make_scene
 
 RESULT = Path(__file__).with_suffix(".json")
 STORED = 2000  # scenes of each split in the stored result
@@ -29,7 +31,7 @@ BATCH = 100
 def measure(split: str, n: int) -> dict:
     "Count on the first n scenes with two objects of a split."
     encoder, rng = load_text_encoder(), np.random.default_rng(0)
-    drawn = (scenes.make_scene("full", split, 0, i) for i in range(10 * n))
+    drawn = (make_scene("full", split, 0, i) for i in range(10 * n))
     pairs = [s for s, _ in zip((s for s in drawn if s.relation), range(n))]
     alike: list[float] = []
     won: dict[str, list[torch.Tensor]] = {"caption": [], "picture": []}
@@ -51,7 +53,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=STORED, help="scenes of each split")
     n = parser.parse_args().n
     results = {split: measure(split, n) for split in ("val", "unseen")}
-    results["bytes"] = (SHIPPED / "model.pt").stat().st_size
+    results["bytes"] = (SHIPPED["text_encoder"] / "model.pt").stat().st_size
     for name, result in results.items():
         print(f"{name}: {json.dumps(result)}")
     if n == STORED:

@@ -35,17 +35,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tld.configs import DataConfig, DenoiserConfig, ModelConfig, TrainConfig
-from tld.data import LatentShards
+from tld.latents import LatentShards
 from tld.denoiser import Denoiser
 from tld.optim import ema_decay, ema_update
-from tld.train import (
-    TrainState,
-    accumulate_gradients,
-    draw_batch,
-    start_accelerator,
-    train_step,
-    training_loss,
-)
+from tld.harness.checkpoint import TrainState
+from tld.fit import accumulate_gradients, training_loss
+from tld.train import draw_batch, train_step
+from tld.harness.parallel import start_accelerator
 from tld.transformer_blocks import MLPSepConv
 
 RESULT = Path(__file__).with_suffix(".json")

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 from PIL import Image
 
-from tld.scenes import SceneDataset
+from tld.world.scenes import SceneDataset
 
 
 def encoded(image: Image.Image, kind: str = "png", **options) -> bytes:

@@ -24,13 +24,19 @@ from conftest import ROOT
 from hostile import FORMS, Hostile, free_port
 from tld import data
 from tld.configs import DataDownloadConfig
+from tld.ingest import encode, tables
+from tld.ingest.addresses import guarded_opener, public_addresses
+from tld.ingest.encode import Encode, encode_shard, read_ledger
+from tld.ingest.fetch import Fetch, Filters, ShardDownloader, failure_kind, row_kind
+from tld.ingest.tables import read_table
+from tld.latents import LatentShards
 
 pq = pytest.importorskip("pyarrow.parquet", reason="pip install tld[data]")
 pytest.importorskip("img2dataset", reason="pip install tld[data]")
 
 SIDE = 64
 # Few threads and a long time-out: on a busy machine nothing but what never answers may time out.
-FETCH = data.Fetch(allow_loopback=True, encode_format="png", timeout=5, retries=1, thread_count=8)
+FETCH = Fetch(allow_loopback=True, encode_format="png", timeout=5, retries=1, thread_count=8)
 # What happens to an address -> the kind it is counted as, if it does not arrive.
 FAULTS = {
     "404": "http_404", "500": "http_500", "slow": "timeout", "loop": "redirect_loop",
@@ -92,7 +98,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def models():
-    return data._models("shipped", "shipped", "cpu")
+    return data.load_models("shipped", "shipped", "cpu")
 
 
 class Run:
@@ -110,7 +116,7 @@ class Run:
             self.config = data.download_and_process_data(
                 self.latents, self.raw, write_csv(folder / "table.csv", self.rows), SIDE,
                 number_sample_per_shard=-(-n // 4), vae=models[0], text_encoder=models[1],
-                fetch=FETCH, filters=data.Filters(drop_duplicates=True), progress=False)
+                fetch=FETCH, filters=Filters(drop_duplicates=True), progress=False)
         finally:
             socket.socket.connect = connect
         self.seconds, self.seen = time.perf_counter() - start, server.seen - seen
@@ -135,7 +141,7 @@ def run(tmp_path_factory, server, models):
 
 
 def check_ledger(run: Run):
-    ledger = data.read_ledger(run.latents)
+    ledger = read_ledger(run.latents)
     assert {"encoded": ledger["encoded"], **ledger["failed"]} == run.wanted
     assert ledger["rows"] == len(run.rows) == ledger["encoded"] + sum(ledger["failed"].values())
     assert ledger["captions_cut"] == 2
@@ -152,7 +158,7 @@ def test_the_ledger_equals_the_injected_counts(run):
 def test_the_ledger_of_thousands(tmp_path, server, models):
     run = Run(tmp_path, server, models, 3000)
     check_ledger(run)
-    print(json.dumps(data.read_ledger(run.latents)), f"{len(run.rows) / run.seconds:.0f} rows/s")
+    print(json.dumps(read_ledger(run.latents)), f"{len(run.rows) / run.seconds:.0f} rows/s")
 
 
 def expected(server: Hostile, url: str) -> np.ndarray:
@@ -185,12 +191,12 @@ def test_pixels_arrive_right(run, server):
 
 
 def test_latents_and_texts_are_those_of_their_rows(run, models):
-    shards = data.LatentShards(run.config.latent_path, run.config.text_emb_path)
+    shards = LatentShards(run.config.latent_path, run.config.text_emb_path)
     pixels = run.pixels()
     rows = [row for row in run.meta if row["status"] == "encoded"]
     assert len(shards) == len(rows)
     some = np.arange(0, len(rows), 7)
-    z, text = shards.batch(some)
+    z, text, *_ = shards.batch(some)
     x = torch.from_numpy(np.stack([pixels[rows[i]["key"]] for i in some])).permute(0, 3, 1, 2)
     exact = data.encode_image(x.float() / 255, models[0])
     step = 2 * 6 / 255
@@ -198,7 +204,7 @@ def test_latents_and_texts_are_those_of_their_rows(run, models):
     torch.testing.assert_close(
         text, data.encode_text([rows[i]["caption"] for i in some], models[1]), rtol=2e-3, atol=2e-3)
     val = np.load(run.config.val_path)
-    torch.testing.assert_close(torch.from_numpy(val[:1]).float(), shards.batch(np.arange(1))[1])
+    torch.testing.assert_close(torch.from_numpy(val[:1]).float(), shards.batch(np.arange(1)).text)
     assert val.shape == (16, models[1].emb_size)
 
 
@@ -220,6 +226,10 @@ def test_no_leftovers(run):
 
 # ---- addresses ----
 
+def opener(fetch: Fetch):
+    return guarded_opener(fetch.max_bytes, fetch.max_seconds, fetch.allow_loopback)
+
+
 PRIVATE = ["127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0",
            "100.64.0.1", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fc00::1",
            "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::"]
@@ -234,24 +244,24 @@ def test_a_name_of_a_private_address_is_refused_unconnected(monkeypatch, address
     monkeypatch.setattr(socket, "socket", lambda *_: pytest.fail("a connection was begun"))
     for scheme in ("http", "https"):
         with pytest.raises(Exception, match="refused: innocent.example is at") as error:
-            data.guarded_opener(data.Fetch()).open(f"{scheme}://innocent.example/a.png", timeout=1)
-        assert data._kind(str(error.value)) == "refused"
+            opener(Fetch()).open(f"{scheme}://innocent.example/a.png", timeout=1)
+        assert failure_kind(str(error.value)) == "refused"
 
 
 @pytest.mark.parametrize("host", ["localhost", "2130706433", "0x7f.1", "127.1", "0177.0.0.1"])
 def test_disguises_of_this_machine_are_refused(host, monkeypatch):
     monkeypatch.setattr(socket, "socket", lambda *_: pytest.fail("a connection was begun"))
     with pytest.raises(Exception, match="refused|Name or service|nodename|not known"):
-        data.guarded_opener(data.Fetch()).open(f"http://{host}:9/", timeout=1)
+        opener(Fetch()).open(f"http://{host}:9/", timeout=1)
 
 
 def test_one_public_address_among_private_ones_does_not_help(monkeypatch):
     both = [(socket.AF_INET, 1, 6, "", (ip, 80)) for ip in ("93.184.216.34", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
     with pytest.raises(PermissionError, match="10.0.0.1"):
-        data.public_addresses("a.example", 80)
+        public_addresses("a.example", 80)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both[:1])
-    assert data.public_addresses("a.example", 80) == both[:1]
+    assert public_addresses("a.example", 80) == both[:1]
 
 
 def test_the_name_is_looked_up_once(monkeypatch, server):
@@ -262,7 +272,7 @@ def test_the_name_is_looked_up_once(monkeypatch, server):
         return real("127.0.0.1", port, **options)
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     url = server.url("ok", 1).replace("127.0.0.1", "pictures.example")
-    with data.guarded_opener(FETCH).open(url, timeout=5) as answer:
+    with opener(FETCH).open(url, timeout=5) as answer:
         assert answer.read().startswith(b"\x89PNG")
     assert look_ups == ["pictures.example"]
 
@@ -270,15 +280,15 @@ def test_the_name_is_looked_up_once(monkeypatch, server):
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://example.org/a", "data:,a"])
 def test_other_schemes_are_not_opened(url):
     with pytest.raises(Exception, match="unknown url type"):
-        data.guarded_opener(FETCH).open(url, timeout=1)
-    assert data.row_kind(url, "a caption", data.Filters()) == "refused"
+        opener(FETCH).open(url, timeout=1)
+    assert row_kind(url, "a caption", Filters()) == "refused"
 
 
 def test_bodies_are_bounded(server):
     for limit, match in ((dict(max_bytes=100), "too_large"), (dict(max_seconds=-1), "timed out")):
-        fetch = data.Fetch(allow_loopback=True, **limit)
+        fetch = Fetch(allow_loopback=True, **limit)
         with pytest.raises((ValueError, TimeoutError), match=match):
-            data.guarded_opener(fetch).open(server.url("ok", 1), timeout=5).read()
+            opener(fetch).open(server.url("ok", 1), timeout=5).read()
 
 
 # ---- killed, and in several processes ----
@@ -341,7 +351,7 @@ def test_killed_at_any_point_it_continues_to_the_same_bytes(small, tmp_path):
 def test_a_shard_is_there_whole_or_not_at_all(tmp_path, models, monkeypatch, crash):
     "Stop before each of the files that a shard consists of; the marker is the last of them."
     tar = scene_tar(tmp_path / "raw", 3)
-    write, written = data.write_whole, []
+    write, written = encode.write_atomically, []
     def stop(path, f):
         if len(written) == crash:
             raise KeyboardInterrupt
@@ -349,11 +359,12 @@ def test_a_shard_is_there_whole_or_not_at_all(tmp_path, models, monkeypatch, cra
         write(path, f)
     args = (tar.parent, tmp_path / "out", tar.stem, *models, SIDE)
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(data, "write_whole", stop)
-        data.encode_shard(*args)
+        for module in (encode, tables):
+            m.setattr(module, "write_atomically", stop)
+        encode_shard(*args)
         raise KeyboardInterrupt  # nothing is left to stop at
     assert (tmp_path / "out" / f"{tar.stem}_meta.parquet").exists() == (crash >= 4)
-    assert data.encode_shard(*args) == ["encoded"] * 3
+    assert encode_shard(*args) == ["encoded"] * 3
     assert len(list((tmp_path / "out").iterdir())) == 4
 
 
@@ -375,8 +386,9 @@ def test_accelerate_launch_and_workers(small, tmp_path):
     table, whole = small
     script = tmp_path / "run.py"
     script.write_text(
-        "from tld import data\nfrom dataclasses import replace\n"
-        f"fetch = replace(data.{FETCH!r}, processes_count=2)\n"
+        "from tld import data\nfrom tld.ingest.fetch import Fetch\n"
+        "from dataclasses import replace\n"
+        f"fetch = replace({FETCH!r}, processes_count=2)\n"
         "if __name__ == '__main__':\n"
         f"    data.download_and_process_data({str(tmp_path / 'latents')!r}, "
         f"{str(tmp_path / 'raw')!r}, {str(table)!r}, {SIDE}, 8, number_sample_per_shard=12, "
@@ -390,9 +402,9 @@ def test_accelerate_launch_and_workers(small, tmp_path):
 
 
 def test_the_downloader_can_be_sent_to_workers():
-    keep = data.Filters(keep=lambda row: True)  # a lambda cannot be pickled, and need not be
-    there = pickle.loads(pickle.dumps(data.ShardDownloader(Path("raw"), SIDE, FETCH, keep)))
-    assert there.fetch == FETCH and there.filters == data.Filters()
+    keep = Filters(keep=lambda row: True)  # a lambda cannot be pickled, and need not be
+    there = pickle.loads(pickle.dumps(ShardDownloader(Path("raw"), SIDE, FETCH, keep)))
+    assert there.fetch == FETCH and there.filters == Filters()
 
 
 # ---- memory ----
@@ -453,19 +465,19 @@ def test_a_table_is_read_in_chunks(tmp_path, form, chunk, n):
     elif form == "parquet":
         frame.to_parquet(path)
     table = frame if form == "frame" else path
-    chunks = list(data.read_table(table, "link", "text", n, chunk))
+    chunks = list(read_table(table, "link", "text", n, chunk))
     rows = [row for c in chunks for row in c.to_pylist()]
     assert [row["caption"] for row in rows] == texts[:n]
     assert [row["url"] for row in rows] == [f"u{i}" for i in range(10)][:n]
     assert [row["key"] for row in rows] == [f"{i:09d}" for i in range(len(rows))]
     assert all(len(c) == chunk for c in chunks[:-1]) and 0 < len(chunks[-1]) <= chunk
     with pytest.raises(ValueError, match="no column 'caption'.*link"):
-        next(data.read_table(table, "link"))
+        next(read_table(table, "link"))
 
 
 @pytest.mark.parametrize("changed, named", [
-    (dict(image_size=32), "image_size = 64"), (dict(encode=data.Encode(quantize=False)), "encode"),
-    (dict(filters=data.Filters(min_side=2)), "filters"), (dict(caption_col="url"), "caption_col"),
+    (dict(image_size=32), "image_size = 64"), (dict(encode=Encode(quantize=False)), "encode"),
+    (dict(filters=Filters(min_side=2)), "filters"), (dict(caption_col="url"), "caption_col"),
     (dict(number_sample_per_shard=13), "per_shard = 12")])
 def test_other_settings_do_not_mix_with_what_is_there(small, changed, named):
     table, whole = small
@@ -484,7 +496,7 @@ def test_main_takes_a_link_and_keeps_the_table(server, tmp_path, models):
         raw_imgs_save_path=str(tmp_path / "r"), initial_csv_path=str(tmp_path / "here.csv"))
     config = data.main(cfg, FETCH, vae=models[0], text_encoder=models[1], progress=False)
     assert (tmp_path / "here.csv").read_bytes() == table.read_bytes()
-    assert len(data.LatentShards(config.latent_path, config.text_emb_path)) == 6
+    assert len(LatentShards(config.latent_path, config.text_emb_path)) == 6
 
 
 def test_use_drive(monkeypatch):

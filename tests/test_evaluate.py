@@ -66,7 +66,7 @@ def test_killed_it_goes_on_and_ends_the_same(finished, tmp_path):
     for name in ("evaluate.json", "evaluate.png"):
         assert (tmp_path / "out" / name).read_bytes() == (finished[0] / name).read_bytes()
     other = run(tmp_path, *SMALL, "--guidance", "3", "-o", "out")
-    assert other.returncode == 2 and "holds a run with other guidance" in other.stderr
+    assert other.returncode == 2 and "was begun with guidance = 2.0, now it is 3.0" in other.stderr
 
 
 @needs_weights
@@ -146,7 +146,7 @@ def random_inception(tmp_path_factory):
 def test_inception_is_given_its_weights_and_whole_pixels(random_inception):
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    from tld.evaluate import inception_features
+    from tld.measures import inception_features
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     features = inception_features(random_inception)(images)
     expected = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(random_inception))
@@ -178,7 +178,7 @@ class Harmful:
 
 
 def test_a_pickle_in_place_of_inceptions_weights_does_not_run(tmp_path, monkeypatch):
-    from tld.evaluate import inception_features
+    from tld.measures import inception_features
     monkeypatch.chdir(tmp_path)
     torch.save(Harmful(), tmp_path / "bad.pth")
     with pytest.raises(Exception, match="Weights only load failed|weights_only"):
@@ -187,7 +187,7 @@ def test_a_pickle_in_place_of_inceptions_weights_does_not_run(tmp_path, monkeypa
 
 
 def test_without_a_network_inception_says_what_to_do(tmp_path, offline):
-    code = "from tld.evaluate import inception_features; inception_features()"
+    code = "from tld.measures import inception_features; inception_features()"
     env = {**os.environ, **offline, "TORCH_HOME": str(tmp_path)}
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), offline["PYTHONPATH"]])
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

@@ -13,103 +13,160 @@ from importlib.metadata import packages_distributions
 import pytest
 import setuptools
 
+import house
 from conftest import ROOT
 
-MODULES = sorted(path.stem for path in (ROOT / "tld").glob("*.py") if path.stem[0] != "_")
-
-# Which modules a module may import. What is not named here stands above all that is, and its
-# modules may import each other in this order.
-BASE = {"configs", "download", "optim"}
-LOWER = {
-    "configs": set(),
-    "download": set(),
-    "optim": set(),
-    "noise_schedules": BASE,
-    "vdm": BASE | {"noise_schedules"},
-    "sampling": BASE | {"noise_schedules", "vdm"},
-    "transformer_blocks": BASE,
-    "denoiser": BASE | {"transformer_blocks"},
-    "scenes": BASE,
-    "autoencoder": BASE,
-    "text": BASE | {"scenes"},  # what the small CLIP is trained on
-    "data": BASE | {"autoencoder", "text"},
-    "train": BASE | {"noise_schedules", "vdm", "sampling", "denoiser", "scenes", "autoencoder",
-                     "text", "data"},
-    "diffusion": BASE | {"noise_schedules", "sampling", "denoiser", "scenes", "autoencoder",
-                         "text"},
+# A module imports only from the layers above its own, and of its own only what stands before it.
+# A name that does not exist (yet) does no harm; a module that is not named here fails.
+LAYERS = {
+    "helpers": "configs files hub precision pictures optim weights",
+    "the method": "noise_schedules vdm exact transformer_blocks denoiser sampling autoencoder text "
+                  "latents fit generator diffusion",
+    "measures": "measures",
+    "world": "world.objects world.scenes world.captions world.judge world.contrast "
+             "world.open_words world.open_worlds world.open_scenes world.open_facts "
+             "world.open_captions world.open_law world.patch_latents world.open_judge "
+             "world.optimum world.open_measures",
+    "ingest": "ingest.tables ingest.addresses ingest.fetch ingest.encode",
+    "harness": "harness.checkpoint harness.parallel harness.watch",
+    "programs": "data train",
+    "evaluation": "evaluate",
+    "experiments": "distill high_resolution outpainting interpolation personalise",
+    "recipes": "recipes",
+    "interfaces": "cli serve export",
 }
-LATER = ["evaluate", "distill", "high_resolution", "outpainting", "interpolation", "cli"]
+ORDER = " ".join(LAYERS.values()).split()
+PACKAGES = {"world", "ingest", "harness"}
+# The longest a file may be; else 350 lines at the top of tld/, 300 in a sub-package.
+LIMITS = {"cli": 450, "fit": 220}
+
+FILES = {".".join(path.relative_to(ROOT / "tld").with_suffix("").parts): path
+         for path in house.modules()}
+MODULES = sorted(FILES)
 
 
-def imports(code: str) -> tuple[set[str], set[str], set[str]]:
-    "Modules of tld, other packages, and of those the ones imported at the top level only."
+def of_tld(dotted: str) -> set[str]:
+    "The modules that `dotted`, a name below tld, is in: of a sub-package itself, all."
+    parts = dotted.split(".")
+    for count in range(len(parts), 0, -1):
+        name = ".".join(parts[:count])
+        if name in {*MODULES, *ORDER}:
+            return {name}
+        if name in PACKAGES:
+            return {module for module in {*MODULES, *ORDER} if module.startswith(f"{name}.")}
+    return set()
+
+
+def imports(code: str, module: str) -> tuple[set[str], set[str], set[str]]:
+    """What a module imports, in functions too: modules of tld, other packages, and of those the
+    ones imported at the top level."""
     tree, ours, others, top = ast.parse(code), set(), set(), set()
     for node in ast.walk(tree):
         names = []
-        if isinstance(node, ast.ImportFrom):
-            module = ("tld." if node.level else "") + (node.module or "")
-            names = [f"tld.{alias.name}" for alias in node.names] if module.strip(".") == "tld" \
-                else [module]
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = ["tld", *module.split(".")]
+            base = package[:len(package) - node.level] if node.level else []
+            base = ".".join([*base, node.module] if node.module else base)
+            names = [f"{base}.{alias.name}" for alias in node.names]
         for name in names:
-            first, *rest = name.split(".")
+            first, _, rest = name.partition(".")
             if first == "tld":
-                ours |= set(rest[:1]) & set(MODULES)
-            else:
+                ours |= of_tld(rest)
+            elif first not in sys.stdlib_module_names:
                 others.add(first)
                 top |= {first} if node in tree.body else set()
-    return ours, others - sys.stdlib_module_names, top - sys.stdlib_module_names
+    return ours, others, top
 
 
-IMPORTS = {name: imports((ROOT / "tld" / f"{name}.py").read_text()) for name in MODULES}
-
-
-def allowed(module: str) -> set[str]:
-    if module in LOWER:
-        return LOWER[module]
-    return set(LOWER) | set(LATER[:LATER.index(module)])
+IMPORTS = {name: imports(path.read_text(), name) for name, path in FILES.items()}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_point_one_way(name):
-    assert name in [*LOWER, *LATER], f"say in tests/test_house.py where tld.{name} stands"
-    assert IMPORTS[name][0] <= allowed(name)
+    assert name in ORDER, f"say in LAYERS of tests/test_house.py where tld.{name} stands"
+    assert IMPORTS[name][0] <= set(ORDER[:ORDER.index(name)])
+
+
+def test_the_method_imports_no_sub_package():
+    for name in " ".join(LAYERS[layer] for layer in ("helpers", "the method", "measures")).split():
+        assert not {other.split(".")[0] for other in IMPORTS.get(name, [()])[0]} & PACKAGES, name
 
 
 def test_no_cycle():
     tuple(graphlib.TopologicalSorter({m: IMPORTS[m][0] for m in MODULES}).static_order())
-    assert all(module not in allowed(lower) for module in LOWER for lower in LOWER[module])
 
 
 def test_imports_are_found():
-    ours, others, top = imports(
-        "from . import vdm\nfrom .sampling import f\nimport tld.scenes\nimport os, numpy.linalg\n"
-        "from tld.configs import g\nfrom torch import nn\ndef f():\n    import pandas\n")
-    assert ours == {"vdm", "sampling", "scenes", "configs"} & set(MODULES)
-    assert others == {"numpy", "torch", "pandas"} and top == {"numpy", "torch"}
-
-
-ALONE = """
-import importlib, json, sys
-module = importlib.import_module("tld." + sys.argv[1])
-names = module.__all__
-missing = [name for name in names if not hasattr(module, name)]
-print(json.dumps([names, missing, module.__doc__, module.__file__]))
+    code = """
+from . import captions
+from .. import vdm, __version__
+from ..world.objects import (
+    a,
+    b as c,
+)
+from .judge import d
+import tld.configs, os, numpy.linalg
+from tld import world
+from torch import nn
+def f():
+    import pandas
+    from ...tld.sampling import e
+    import tld.world.scenes as g
 """
+    ours, others, top = imports(code.replace("from tld import world\n", ""), "world.optimum")
+    assert ours == {"vdm", "sampling", "configs", "world.objects", "world.scenes",
+                    "world.captions", "world.judge"}
+    assert others == {"numpy", "torch", "pandas"} and top == {"numpy", "torch"}
+    assert imports(code, "world.optimum")[0] > ours  # a whole sub-package
+    assert imports("from .sampling import e\nfrom .harness import x, watch", "train")[0] >= {
+        "sampling", "harness.watch", "harness.parallel"}
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_imports_alone_silently_and_offline(name, offline, tmp_path):
+def test_a_file_is_short(name):
+    lines = len(FILES[name].read_text().splitlines())
+    assert lines <= LIMITS.get(name, 300 if "." in name else 350)
+
+
+# Each module in a process of its own: the fork of one that knows what takes long to import only.
+ALONE = """
+import importlib, json, os, sys
+import diffusers.models, matplotlib.pyplot, torch, torchvision
+for name in sys.argv[1:]:
+    if not os.fork():
+        for stream, kind in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{name}.{kind}", os.O_CREAT | os.O_WRONLY), stream)
+        module = importlib.import_module("tld." + name)
+        missing = [each for each in module.__all__ if not hasattr(module, each)]
+        print(json.dumps([module.__all__, missing, module.__doc__, module.__file__]))
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def imported_alone(tmp_path_factory, offline):
+    folder = tmp_path_factory.mktemp("alone")
     path = os.pathsep.join([str(ROOT), offline["PYTHONPATH"]])
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, name], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, **offline, "PYTHONPATH": path, "HOME": str(tmp_path)})
-    assert (done.returncode, done.stderr) == (0, "")
-    names, missing, doc, file = json.loads(done.stdout)  # nothing else was printed
+        [sys.executable, "-c", ALONE, *MODULES], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, **offline, "PYTHONPATH": path, "HOME": str(folder)})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return folder
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_alone_silently_and_offline(name, imported_alone):
+    said = (imported_alone / f"{name}.err").read_text()
+    assert not said, said
+    out = (imported_alone / f"{name}.out").read_text()
+    names, missing, doc, file = json.loads(out)  # nothing else was printed
     assert names and not missing
     assert doc, "the module has no docstring: does cell 0 of its notebook have a `> summary`?"
-    assert file == str(ROOT / "tld" / f"{name}.py")
+    assert file == str(FILES[name])
 
 
 def test_offline_means_offline(offline):
@@ -123,6 +180,19 @@ def test_importing_the_package_is_light():
     code = "import sys, tld; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_git_ignores_nothing_of_the_package_or_the_notebooks():
+    there = [path.relative_to(ROOT).as_posix() for folder in ("tld", "nbs")
+             for path in (ROOT / folder).rglob("*") if path.is_file()]
+    kept = [name for name in there if not re.search(
+        r"/__pycache__/|/\.ipynb_checkpoints/|\.tmp$|/\.[^/]*$", name)]
+    kept += [f"tld/{name.replace('.', '/')}.py" for name in ORDER]
+    kept += [f"{folder}/{name}/x.{end}" for folder, end in (("tld", "py"), ("nbs", "ipynb"))
+             for name in ("runs", "build", "dist", "data", "docs", "_docs", "appendix", "harness")]
+    command = ["git", "-c", "safe.directory=*", "check-ignore", "--no-index", "--stdin"]
+    done = subprocess.run(command, cwd=ROOT, input="\n".join(kept), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr  # 1: none is ignored
 
 
 # ---- packaging ----
@@ -153,7 +223,8 @@ def test_setup_says_what_settings_say(metadata):
     for extra in ("data", "eval", "track", "video", "dev"):
         assert metadata["extras_require"][extra] == ini[f"{extra}_requirements"].split()
     assert metadata["entry_points"]["console_scripts"] == ["tld=tld.cli:main"]
-    assert metadata["packages"] == ["tld"]
+    folders = {path.parent.relative_to(ROOT) for path in FILES.values()}
+    assert set(metadata["packages"]) == {".".join(folder.parts) for folder in folders}
     init = (ROOT / "tld" / "__init__.py").read_text()
     assert f'__version__ = "{ini["version"]}"' in init
 

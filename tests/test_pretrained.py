@@ -25,8 +25,9 @@ from conftest import ROOT
 from pretrained_server import FileServer
 from tld.autoencoder import decode_latents, load_autoencoder
 from tld.configs import ClipConfig, DenoiserConfig, DenoiserLoad, LTDConfig, VaeConfig
-from tld.denoiser import Denoiser, fetch_denoiser, n_params, save_denoiser
-from tld.download import download
+from tld.denoiser import Denoiser, fetch_denoiser, n_params
+from tld.weights import save_denoiser
+from tld.hub import download
 from tld.text import TextEncoderConfig, clip, load_text_encoder, make_clip
 
 DATA = Path(__file__).parent / "data"
@@ -136,7 +137,7 @@ def test_a_web_page_is_not_a_file(server, get):
 
 def test_a_killed_download_is_taken_up_again(server, get, tmp_path):
     server.pause = 0.05
-    code = ("import sys; from tld.download import download; "
+    code = ("import sys; from tld.hub import download; "
             "download(sys.argv[1], sys.argv[2], progress=False)")
     place = tmp_path / "place" / "file.pth"
     process = subprocess.Popen([sys.executable, "-c", code, f"{server.home}/file", str(place)],

@@ -3,6 +3,7 @@
 Runs are tiny and start by fork, so that each costs milliseconds; what they leave in their run
 folder is compared.
 """
+import contextlib
 import json
 import multiprocessing
 import os
@@ -29,6 +30,8 @@ from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 
 import tld.cli
+import tld.harness.checkpoint
+import tld.harness.watch
 import tld.train
 from conftest import ROOT
 from tld.configs import (
@@ -39,9 +42,19 @@ from tld.configs import (
     config_to_dict,
     load_config,
 )
-from tld.data import LatentShards
 from tld.denoiser import Denoiser, load_denoiser
-from tld.train import checkpoints, main, read_meta
+from tld.fit import (
+    accumulate_gradients,
+    batch_indices,
+    draw_batches,
+    draw_noise,
+    fit_steps,
+    training_loss,
+)
+from tld.harness.checkpoint import checkpoints, read_meta
+from tld.harness.parallel import fsdp_settings, place_model, start_accelerator
+from tld.latents import LatentShards
+from tld.train import build, main
 
 FORK = multiprocessing.get_context("fork")
 
@@ -196,6 +209,18 @@ def test_what_the_dice_decide_is_in_the_seed_and_the_step(config):
         assert_same_end(a, b)
 
 
+def terminate_after(number, rank):
+    "Have a process of the run get SIGTERM when it has noted so many steps."
+    original = tld.train.fit_steps
+
+    def steps(*args, **kwargs):
+        for step in original(*args, **kwargs):
+            yield step
+            if step.number == number and int(os.environ.get("RANK", 0)) == rank:
+                os.kill(os.getpid(), signal.SIGTERM)
+    tld.train.fit_steps = steps
+
+
 @pytest.mark.parametrize("world", [1, 2])
 def test_sigterm_writes_a_checkpoint_and_ends_cleanly(config, world):
     config = change(config, batch_size=16 // world, save_and_eval_every_iters=24)
@@ -204,13 +229,7 @@ def test_sigterm_writes_a_checkpoint_and_ends_cleanly(config, world):
     run_dir = Path(stopped.train_config.run_dir)
 
     def run():
-        original = tld.train.train_step
-
-        def step(state, *args):
-            if state.step == 11 and state.rank == world - 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return original(state, *args)
-        tld.train.train_step = step
+        terminate_after(12, world - 1)
         main(stopped)
     assert finish(start(run, world)) == [0] * world  # one of two hears it, both stop together
     assert read_meta(checkpoints(run_dir)[-1])["step"] == 14  # two steps after the last log line
@@ -245,7 +264,7 @@ def test_ctrl_c_ends_the_command_with_a_word(config, monkeypatch, capsys, tmp_pa
 
 def test_a_second_ctrl_c_does_not_wait():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), tld.train.StopSignals() as signals:
+    with pytest.raises(KeyboardInterrupt), tld.harness.watch.StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         wait_for(lambda: signals.asked)
         os.kill(os.getpid(), signal.SIGINT)
@@ -281,7 +300,8 @@ def test_a_crash_while_writing_leaves_the_last_checkpoint_usable(config, crash):
     whole = train(here(config, "whole"))
 
     def crashing():
-        owner, name = {"save_denoiser": (tld.train, "save_denoiser"), "torch.save": (torch, "save"),
+        owner, name = {"save_denoiser": (tld.harness.checkpoint, "save_denoiser"),
+                       "torch.save": (torch, "save"),
                        "os.replace": (os, "replace")}[crash]
         original, calls = getattr(owner, name), []
 
@@ -303,7 +323,7 @@ def test_a_crash_while_writing_leaves_the_last_checkpoint_usable(config, crash):
 
 def test_the_last_checkpoints_and_the_best_are_kept(config, monkeypatch):
     losses = iter([5.0, 1.0, 4.0, 3.0, 2.0, 6.0])
-    monkeypatch.setattr(tld.train, "validate", lambda *a, **k: {"val_loss": next(losses)})
+    monkeypatch.setattr(tld.harness.watch, "validate", lambda *a, **k: {"val_loss": next(losses)})
     main(change(with_validation(config), keep_checkpoints=3))
     kept = [read_meta(path)["step"] for path in checkpoints(config.train_config.run_dir)]
     assert kept == [8, 16, 20, 24]
@@ -314,9 +334,9 @@ def test_a_run_is_not_written_over(config):
     with pytest.raises(FileExistsError, match="step_00000004.*from_scratch=False"):
         main(config)
     main(change(config, from_scratch=False))
-    with pytest.raises(ValueError, match="another run: seed was 3, is 4$"):
+    with pytest.raises(ValueError, match="begun with seed = 3, now it is 4: "):
         main(change(config, from_scratch=False, seed=4))
-    with pytest.raises(ValueError, match="global_batch was 16, is 8"):
+    with pytest.raises(ValueError, match="global_batch = 16, now it is 8"):
         main(change(config, from_scratch=False, batch_size=8))
 
 
@@ -326,7 +346,7 @@ def test_a_checkpoint_of_another_version_says_what_differs(config):
     meta = json.loads(path.read_text())
     meta["denoiser_config"]["swin"] = meta["denoiser_config"].pop("qk_norm")
     path.write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match="qk_norm was missing, is False, swin was False, is miss"):
+    with pytest.raises(ValueError, match="config.swin = False, now it is None; .*qk_norm = None, now it is False"):
         main(change(config, from_scratch=False))
 
 
@@ -447,8 +467,9 @@ def test_shared_weights_go_on_as_whole_ones_and_back(config, fsdp):
 def test_sample_grids_are_drawn_with_their_captions(config, fsdp, monkeypatch, shared):
     "By each process where the weights are shared, by the first alone where they are not."
     fsdp.setenv("ACCELERATE_USE_FSDP", str(shared).lower())
-    monkeypatch.setattr(tld.train, "load_autoencoder", lambda name: None)
-    monkeypatch.setattr(tld.train, "decode_latents", lambda vae, z: z[:, :3].clamp(-1, 1))
+    monkeypatch.setattr(tld.harness.watch, "load_autoencoder", lambda name: None)
+    monkeypatch.setattr(tld.harness.watch, "decode_latents",
+                        lambda vae, z: z[:, :3].clamp(-1, 1))
     folder, captions = Path(config.data_config.latent_path).parent, ["a fox", "a cat", "ein Würfel"]
     np.save(folder / "val.npy", np.load(folder / "text.npy")[:3])
     config = replace(config, data_config=replace(config.data_config, val_path=folder / "val.npy"))
@@ -469,8 +490,9 @@ def test_sample_grids_are_drawn_with_their_captions(config, fsdp, monkeypatch, s
 
 def test_a_model_with_extra_channels_is_validated_and_drawn(config, monkeypatch):
     "Its channels beside the latents are those of the held-out pictures."
-    monkeypatch.setattr(tld.train, "load_autoencoder", lambda name: None)
-    monkeypatch.setattr(tld.train, "decode_latents", lambda vae, z: z[:, :3].clamp(-1, 1))
+    monkeypatch.setattr(tld.harness.watch, "load_autoencoder", lambda name: None)
+    monkeypatch.setattr(tld.harness.watch, "decode_latents",
+                        lambda vae, z: z[:, :3].clamp(-1, 1))
     folder = Path(config.data_config.latent_path).parent
     z = np.load(folder / "latents.npy")
     np.save(folder / "both.npy", np.concatenate([z, z, z[:, :1] * 0 + 1], 1))   # told all there is
@@ -491,13 +513,7 @@ def test_sigterm_ends_a_run_of_shared_weights_cleanly(config, fsdp):
     stopped = here(config, "stopped", from_scratch=False)
 
     def run():
-        original = tld.train.train_step
-
-        def step(state, *args):
-            if state.step == 11 and state.rank == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return original(state, *args)
-        tld.train.train_step = step
+        terminate_after(12, 1)
         main(stopped)
     assert finish(start(run, 2)) == [0, 0]
     assert read_meta(checkpoints(stopped.train_config.run_dir)[-1])["step"] == 14
@@ -510,34 +526,38 @@ def test_each_of_two_processes_holds_half_of_the_bytes(config, fsdp):
     n = sum(p.numel() for p in Denoiser.from_config(config.denoiser_config).parameters())
 
     def body():
-        with tld.train.start_accelerator(config) as accelerator:
+        with start_accelerator(config) as accelerator:
             data = LatentShards(config.data_config.latent_path, config.data_config.text_emb_path)
-            state = tld.train.TrainState(config, data, accelerator)
-            tld.train.train_step(state)
-            batch = tld.train.draw_batch(config.train_config, data, 1, state.rank, 2)
-            tld.train.accumulate_gradients(state, batch)
-            moments = [value.to_local() for memory in state.optimizer.parts[0].state.values()
+            model, ema_model, optimizer = build(config, accelerator)
+            cfg = replace(config.train_config, n_steps=1)
+            batches = draw_batches(data, cfg, 0, accelerator.process_index, 2)
+            for _ in fit_steps(model, batches, cfg, optimizer, ema=ema_model, engine=accelerator):
+                pass
+            batch = next(batches)
+            noise = draw_noise(cfg, 1, batch, 2)
+            accumulate_gradients(model, batch, noise, cfg, training_loss, accelerator)
+            moments = [value.to_local() for memory in optimizer.state.values()
                        for value in memory.values() if value.ndim]
-            gradients = [p.grad.to_local() for p in state.model.parameters()]
+            gradients = [p.grad.to_local() for p in model.parameters()]
             held = [sum(t.nbytes for t in tensors) / n for tensors in
-                    (parts(state.model), parts(state.ema_model), moments, gradients)]
+                    (parts(model), parts(ema_model), moments, gradients)]
             np.testing.assert_allclose(held, [2, 2, 4, 2], rtol=0.01)
-            assert {t.dtype for t in parts(state.model) + parts(state.ema_model)} == {torch.float32}
+            assert {t.dtype for t in parts(model) + parts(ema_model)} == {torch.float32}
     assert finish(start(body, 2)) == [0, 0]
 
 
 def test_every_block_is_split_by_itself(config, fsdp):
     def body():
-        with tld.train.start_accelerator(config) as accelerator:
+        with start_accelerator(config) as accelerator:
             model = Denoiser.from_config(DenoiserConfig.tiny(n_layers=3))
-            settings = tld.train.fsdp_settings(TrainConfig(), accelerator.mixed_precision)
-            tld.train.place(model, accelerator, settings)
+            settings = fsdp_settings(TrainConfig(), accelerator.mixed_precision)
+            place_model(model, accelerator, settings)
             split = [name for name, part in model.named_modules() if isinstance(part, FSDPModule)]
             blocks = [f"denoiser_trans_block.decoder_blocks.{i}" for i in range(3)]
             assert split == ["", *blocks]
             settings.transformer_cls_names_to_wrap = ["Block"]
             with pytest.raises(ValueError, match="no {'Block'} in the model.*class DecoderBlock"):
-                tld.train.place(Denoiser.from_config(DenoiserConfig.tiny()), accelerator, settings)
+                place_model(Denoiser.from_config(DenoiserConfig.tiny()), accelerator, settings)
     assert finish(start(body, 2)) == [0, 0]
 
 
@@ -580,7 +600,7 @@ def test_each_picture_is_seen_once_per_epoch_by_one_of_two_processes(config):
         original = LatentShards.batch
 
         def batch(self, indices):
-            if sys._getframe(1).f_code.co_name == "draw_batch":
+            if sys._getframe(1).f_code.co_name == "draw_batches":
                 with open(f"{folder}.{os.environ['RANK']}", "a") as f:
                     f.write(json.dumps(indices.tolist()) + "\n")
             return original(self, indices)
@@ -709,7 +729,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(config):
     with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step \d+, learning rate"):
         main(run)
     about = json.loads((Path(run.train_config.run_dir) / "bad_step.json").read_text())
-    seen = tld.train.batch_indices(60, 16, about["step"], seed=3)
+    seen = batch_indices(60, 16, about["step"], seed=3)
     assert about["indices"] == seen.tolist() and about["lr"] > 0
     for path in checkpoints(run.train_config.run_dir):  # none is of nan
         assert all(w.isfinite().all() for w in load_file(path / "model.safetensors").values())
@@ -719,7 +739,7 @@ def test_float16_scales_its_losses_and_resumes(config, monkeypatch):
     "accelerate offers float16 on GPUs only: give it a scaler of the CPU."
     original = tld.train.start_accelerator
 
-    @tld.train.contextlib.contextmanager
+    @contextlib.contextmanager
     def scaled(config):
         with original(config) as accelerator:
             accelerator.scaler = scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14)

@@ -8,6 +8,7 @@ import pytest
 
 import sync
 from conftest import ROOT, needs_weights
+from house import modules
 
 PROMPT = "a fox left of a cake on a blue background"
 
@@ -20,15 +21,18 @@ def wheel(tmp_path_factory):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
                "--disable-pip-version-check", "-w", folder, folder / "tree"]
     subprocess.run(command, check=True)
-    (path,) = folder.glob("tld-*.whl")
+    (path,) = folder.glob("*.whl")
     return path
 
 
-def test_the_wheel_holds_the_package_and_its_assets(wheel):
+def test_the_wheel_holds_the_package_its_sub_packages_and_its_assets(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tree = {name for name in sync.tree_files(ROOT)
             if name.startswith("tld/assets/") or (name.startswith("tld/") and name.endswith(".py"))}
     assert {name for name in names if ".dist-info/" not in name} == tree
+    assert {path.relative_to(ROOT).as_posix() for path in modules()} < tree
+    assert any(name.startswith("tld/world/") for name in names)
+    assert any(name.endswith(".safetensors") for name in names)
     assert any(name.endswith("LICENSE") for name in names)
 
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DEMO_PROMPTS', 'FILMS', 'judge_pictures', 'read_prompts', 'picture_place', 'write_pictures', 'check_drawing', 'hint',
-           'generate_command', 'demo_command', 'info_command', 'train_command', 'train_autoencoder_command',
-           'train_text_encoder_command', 'say_where', 'train_shipped_command', 'train_few_steps_command',
-           'train_high_resolution_command', 'train_outpainting_command', 'evaluate_command', 'interpolate_command',
-           'add_interpolation_options', 'outpaint_command', 'add_outpainting_options', 'add_evaluation_options',
-           'add_drawing_options', 'make_parser', 'main']
+           'sampling_settings', 'generate_command', 'demo_command', 'info_command', 'train_command',
+           'train_autoencoder_command', 'train_text_encoder_command', 'say_where', 'train_shipped_command',
+           'train_few_steps_command', 'train_high_resolution_command', 'train_outpainting_command', 'evaluate_command',
+           'interpolate_command', 'add_interpolation_options', 'outpaint_command', 'add_outpainting_options',
+           'add_evaluation_options', 'add_drawing_options', 'make_parser', 'main']
 
 # %% ../nbs/cli.ipynb #027445a0
 import argparse
@@ -27,23 +27,22 @@ DEMO_PROMPTS = (
     "a bear over a bus on a white background", "a drawing of an octopus",
     "a guitar beside a drum", "a car to the left of a castle")
 
+# %% ../nbs/cli.ipynb #cf7a9797
 def judge_pictures(
     images,                    # (B, 3, H, W) in [-1, 1], H = W = 64 or a multiple
     prompts: Sequence[str],    # one for each
-) -> tuple[list[str], int]:    # what the judge read, a sentence each; how many are entirely right
+) -> tuple[list[str], int]:    # what the judge read, a sentence each; how many are all right
     "Let the judge read pictures and compare with what the prompts ask for."
-    from tld.scenes import Judge, agreement, parse_prompt
+    from tld.world.judge import Judge, judge_prompts
     notes, right = [], 0
-    for prompt, reading in zip(prompts, Judge("full").read((images + 1) / 2)):
-        seen = f" {reading.relation} ".join(reading.objects)
-        try: verdict = agreement(parse_prompt(prompt), reading)
-        except ValueError as e:
-            notes.append(f"judge saw: {seen}, {reading.background} (not judged: {e})")
+    for wanted, reading, marks in zip(*judge_prompts(Judge("full"), prompts, images)):
+        seen = f"judge saw: {f' {reading.relation} '.join(reading.objects)}, {reading.background}"
+        if marks is None:   # `wanted` is the reason
+            notes.append(f"{seen} (not judged: {wanted})")
             continue
-        wrong = [part for part in ("objects", "relation", "background") if not verdict[part]]
+        wrong = [part for part in ("objects", "relation", "background") if not marks[part]]
         right += not wrong
-        notes.append(f"judge saw: {seen}, {reading.background}: "
-                     + (f"wrong {', '.join(wrong)}" if wrong else "right"))
+        notes.append(f"{seen}: " + (f"wrong {', '.join(wrong)}" if wrong else "right"))
     return notes, right
 
 # %% ../nbs/cli.ipynb #8b53f914
@@ -78,7 +77,8 @@ def write_pictures(
     "Write a sheet, or one file for each picture."
     import torch
 
-    from tld.diffusion import from_pil, labelled_sheet, save_png, to_pil
+    from tld.pictures import from_pil, labelled_sheet, to_pil
+    from tld.diffusion import save_png
     prompts = [p.info["prompt"] for p in pictures]
     if folder:
         path.mkdir(exist_ok=True)
@@ -106,10 +106,16 @@ def check_drawing(
 
 def hint(prompts: Sequence[str]):
     "Name what no scene has, and what comes near; it is drawn all the same."
-    from tld.scenes import parse_prompt
+    from tld.world.captions import parse_prompt
     for prompt in dict.fromkeys(prompts):
         try: parse_prompt(prompt)
         except ValueError as e: print(f"tld: {prompt!r}: {e}", file=sys.stderr)
+
+# %% ../nbs/cli.ipynb #2bdcda30
+def sampling_settings(args: argparse.Namespace) -> dict:
+    "Steps and guidance as they were given; without, they are the model's own."
+    said = {"n_iter": args.steps, "class_guidance": args.guidance}
+    return {name: value for name, value in said.items() if value is not None}
 
 # %% ../nbs/cli.ipynb #c0b0dbdc
 def generate_command(args: argparse.Namespace):
@@ -118,11 +124,12 @@ def generate_command(args: argparse.Namespace):
     from PIL import Image
 
     from tld.configs import DenoiserLoad, LTDConfig
-    from tld.diffusion import DiffusionTransformer, from_pil
+    from tld.diffusion import DiffusionTransformer
+    from tld.pictures import from_pil
     (path, folder), prompts = picture_place(args.out), read_prompts(args)
     check_drawing(args)
     settings = {"sampler": args.sampler, "grid": args.grid, "negative_prompt": args.negative,
-                "class_guidance": args.guidance, "n_iter": args.steps}   # None: the model's own
+                **sampling_settings(args)}
     if args.image:
         settings |= {"image": Image.open(args.image),
                      "strength": 0.6 if args.strength is None else args.strength}
@@ -142,13 +149,16 @@ def generate_command(args: argparse.Namespace):
 # %% ../nbs/cli.ipynb #73f8785a
 def demo_command(args: argparse.Namespace):
     "Draw a labelled sheet of a dozen prompts and say what the judge read."
-    from tld.diffusion import DiffusionTransformer, labelled_sheet, save_png
+    from tld.diffusion import DiffusionTransformer, save_png
+    from tld.pictures import labelled_sheet
+    from tld.sampling import N_STEPS
     path, folder = picture_place(args.out)
     if folder: raise ValueError(f"-o {args.out}: give a .png")
-    images = DiffusionTransformer().generate_images(DEMO_PROMPTS, seed=args.seed, n_iter=args.steps)
+    steps = args.steps or N_STEPS
+    images = DiffusionTransformer().generate_images(DEMO_PROMPTS, seed=args.seed, n_iter=steps)
     notes, right = judge_pictures(images, DEMO_PROMPTS)
     sheet = labelled_sheet(images, DEMO_PROMPTS, notes, columns=4)
-    save_png(sheet, path, prompts="; ".join(DEMO_PROMPTS), seed=args.seed, steps=args.steps)
+    save_png(sheet, path, prompts="; ".join(DEMO_PROMPTS), seed=args.seed, steps=steps)
     for prompt, note in zip(DEMO_PROMPTS, notes): print(f"{prompt}: {note}")
     print(f"{right} of {len(DEMO_PROMPTS)} entirely right; the sheet is {args.out}")
 
@@ -160,19 +170,19 @@ def info_command(args: argparse.Namespace):
     import torch
 
     from tld import __version__
-    from tld.configs import ASSETS
+    from tld.weights import SHIPPED, ModelFiles
     print(f"tld {__version__}, Python {sys.version.split()[0]}, "
           + ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "numpy")))
     print(f"device: CPU, {torch.get_num_threads()} threads"
           + "".join(f"; {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())))
-    for part in sorted(path.name for path in ASSETS.iterdir() if path.is_dir()):
-        size = sum(f.stat().st_size for f in (ASSETS / part).glob("*")) / 1e6
+    for part, folder in SHIPPED.items():
+        size = sum(f.stat().st_size for f in folder.glob("*")) / 1e6
         print(f"{part}: " + (f"{size:.1f} MB" if size else "not here"))
-    card = ASSETS / "denoiser" / "denoiser.json"
-    if not card.is_file():
+    try: card = ModelFiles(SHIPPED["denoiser"]).card
+    except FileNotFoundError:
         print("no shipped denoiser: train one with `tld train-shipped`")
         return
-    for key, value in json.loads(card.read_text(encoding="utf-8")).items():
+    for key, value in card.items():
         if key not in ("train_config", "runs"): print(f"  {key}: {json.dumps(value)}")
 
 # %% ../nbs/cli.ipynb #bc8d453e
@@ -183,47 +193,50 @@ def train_command(args: argparse.Namespace):
     from tld.train import main as train
     try: train(config)
     except KeyboardInterrupt:
-        print("tld: stopped; to go on, set from_scratch to false", file=sys.stderr)
+        print("tld: stopped; to resume, set from_scratch to false", file=sys.stderr)
         sys.exit(130)
 
 def train_autoencoder_command(args: argparse.Namespace):
     "Train the small autoencoder on scenes."
-    from tld.autoencoder import train_autoencoder
-    from tld.scenes import SceneDataset
+    from tld.recipes import train_autoencoder
+    from tld.world.scenes import SceneDataset
     train_autoencoder(SceneDataset("full", seed=1), args.out)
 
 def train_text_encoder_command(args: argparse.Namespace):
     "Train the small text encoder on scenes."
-    from tld.text import train_text_encoder
+    from tld.recipes import train_text_encoder
     train_text_encoder(args.out)
 
 def say_where(path: Path | None):   # of the model; None: the run was stopped
     "Say what a training wrote."
-    print(f"wrote {path}" if path else "stopped; the same command goes on")
+    print(f"wrote {path}" if path else "stopped; the same command resumes")
 
 def train_shipped_command(args: argparse.Namespace):
-    "Train the shipped denoiser; a killed run goes on."
-    from tld.train import shipped_configs, shipped_scenes, train_shipped
+    "Train the shipped denoiser; the same command resumes a killed run."
+    from tld.recipes import shipped_configs, train_shipped
+    from tld.world.scenes import shipped_scenes
     say_where(train_shipped(shipped_configs(args.out), shipped_scenes()))
 
 def train_few_steps_command(args: argparse.Namespace):
-    "Distil the shipped denoiser into one of few steps; a killed run goes on."
-    from tld.distill import DistillConfig, train_few_steps
+    "Distil the shipped denoiser into one of few steps; the same command resumes a killed run."
+    from tld.distill import DistillConfig
+    from tld.recipes import train_few_steps
     say_where(train_few_steps(DistillConfig(run_dir=args.out)))
 
 def train_high_resolution_command(args: argparse.Namespace):
-    "Fine-tune the shipped denoiser to 128 pixels; a killed run goes on."
-    from tld.high_resolution import high_resolution_config, train_high_resolution
+    "Fine-tune the shipped denoiser to 128 pixels; the same command resumes a killed run."
+    from tld.high_resolution import high_resolution_config
+    from tld.recipes import train_high_resolution
     say_where(train_high_resolution(high_resolution_config(args.out), Path(args.out) / "model"))
 
 def train_outpainting_command(args: argparse.Namespace):
-    "Fine-tune the shipped denoiser to paint what a mask leaves open; a killed run goes on."
-    from tld.outpainting import outpainting_config, train_outpainting
+    "Fine-tune the shipped denoiser to paint what a mask leaves open; the same command resumes a killed run."
+    from tld.recipes import outpainting_config, train_outpainting
     say_where(train_outpainting(outpainting_config(args.out), Path(args.out) / "model"))
 
 # %% ../nbs/cli.ipynb #62e264e6
 def evaluate_command(args: argparse.Namespace):
-    "Draw prompts of every kind and measure the pictures; a killed run goes on."
+    "Draw prompts of every kind and measure the pictures; the same command resumes."
     from tld.evaluate import METRICS, EvaluateConfig, evaluate, report_lines
     if args.processes < 1: raise ValueError("--processes must be at least 1")
     settings = {name: value for name, value in vars(args).items()
@@ -248,7 +261,7 @@ def interpolate_command(args: argparse.Namespace):
     if not path.parent.is_dir(): raise ValueError(f"-o {path}: there is no folder {path.parent}")
     hint(args.prompts)
     walk = interpolate(DiffusionTransformer(), args.prompts, args.seed, args.n, args.loop,
-                       even=args.even, n_iter=args.steps, class_guidance=args.guidance)
+                       even=args.even, **sampling_settings(args))
     if path.suffix == ".gif":
         save_gif(walk.frames, path, args.fps, comment="; ".join(args.prompts))
     elif path.suffix == ".mp4": save_mp4(walk.frames, path, args.fps)
@@ -264,8 +277,8 @@ def add_interpolation_options(
     p.add_argument("-n", type=int, default=24, help="frames")
     p.add_argument("--loop", action="store_true", help="come back to the first stop")
     p.add_argument("--even", type=int, default=0, help="rounds of making the steps more even")
-    p.add_argument("--steps", type=int, default=15)
-    p.add_argument("--guidance", type=float, default=2.0)
+    p.add_argument("--steps", type=int, help="(the model's own; the shipped one's are 15)")
+    p.add_argument("--guidance", type=float, help="(the model's own; the shipped one's is 2)")
     p.add_argument("--fps", type=float, default=12, help="frames a second")
     p.add_argument("-o", "--out", default="walk.gif", help=".gif, .mp4, or a strip as .png")
 
@@ -274,15 +287,16 @@ def outpaint_command(args: argparse.Namespace):
     "Paint a panorama, go on beyond a picture's edge, or fill what a mask leaves open."
     from PIL import Image
 
-    from tld.diffusion import check_prompts, from_pil, save_png, to_pil
-    from tld.outpainting import Outpainter, mask_from_pil, outpaint, panoramas
+    from tld.diffusion import check_prompts, save_png
+    from tld.pictures import from_pil, to_pil
+    from tld.outpainting import Outpainter, outpaint, panoramas
+    from tld.pictures import mask_from_pil
     (path, folder), prompts = picture_place(args.out), check_prompts(args.prompts)
     if folder: raise ValueError(f"-o {args.out}: give a .png")
     if args.mask and not args.image: raise ValueError("--mask needs --image")
     if args.mask and len(prompts) > 1: raise ValueError("--mask takes one prompt")
     hint(prompts)
-    painter, seed = Outpainter(), args.seed
-    how = {"n_iter": args.steps, "class_guidance": args.guidance}
+    painter, seed, settings = Outpainter(), args.seed, sampling_settings(args)
     if args.image:
         picture = Image.open(args.image)
         across = picture.height if args.to in ("left", "right") else picture.width
@@ -290,11 +304,11 @@ def outpaint_command(args: argparse.Namespace):
         x = from_pil(picture, None if fits else painter.window)[None]
     if args.mask:
         mask = mask_from_pil(Image.open(args.mask), painter.window)
-        x = painter.paint(x, mask, prompts, seed, **how)
+        x = painter.paint(x, mask, prompts, seed, **settings)
     elif args.image:
         for i, prompt in enumerate(prompts):
-            x = outpaint(painter, x, args.to, prompt, args.pixels, seed=seed + i, **how)
-    else: x = panoramas(painter, [prompts], args.to, args.pixels, seed, **how)
+            x = outpaint(painter, x, args.to, prompt, args.pixels, seed=seed + i, **settings)
+    else: x = panoramas(painter, [prompts], args.to, args.pixels, seed, **settings)
     save_png(to_pil(x[0]), path, prompts="; ".join(prompts), seed=seed)
     print(f"wrote {path}, {x.shape[3]} x {x.shape[2]} pixels")
 
@@ -308,8 +322,8 @@ def add_outpainting_options(
     p.add_argument("--to", default="right", help="right, left, up or down")
     p.add_argument("--pixels", type=int, help="to add for each prompt (half a window)")
     p.add_argument("--seed", type=int, default=10)
-    p.add_argument("--steps", type=int, default=15)
-    p.add_argument("--guidance", type=float, default=2.0)
+    p.add_argument("--steps", type=int, help="(the model's own; the shipped one's are 15)")
+    p.add_argument("--guidance", type=float, help="(the model's own; the shipped one's is 2)")
     p.add_argument("-o", "--out", default="outpaint.png", help="a .png")
 
 # %% ../nbs/cli.ipynb #3b5cd3b4
@@ -369,7 +383,7 @@ def make_parser() -> argparse.ArgumentParser:
     p = command("demo", demo_command)
     p.add_argument("-o", "--out", default="demo.png")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--steps", type=int, default=15)
+    p.add_argument("--steps", type=int, help="(the model's own; the shipped one's are 15)")
     command("info", info_command)
     add_interpolation_options(command("interpolate", interpolate_command))
     add_outpainting_options(command("outpaint", outpaint_command))
