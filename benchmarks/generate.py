@@ -33,10 +33,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from tld.autoencoder import load_autoencoder
 from tld.configs import DenoiserConfig, LTDConfig
 from tld.denoiser import Denoiser, n_params
-from tld.weights import SHIPPED
-from tld.generator import DiffusionGenerator
 from tld.diffusion import DiffusionTransformer
+from tld.generator import DiffusionGenerator
 from tld.pictures import to_pil
+from tld.weights import SHIPPED
 from tld.world.scenes import SceneDataset
 
 RESULT = Path(__file__).with_suffix(".json")
@@ -96,9 +96,9 @@ def peak(device: torch.device) -> float:
 def flops_of_a_call(generator: DiffusionGenerator, batch: int) -> int:
     "The work of one call of the denoiser."
     x = torch.randn(batch, *generator.model.latent_shape, device=generator.device)
-    label = torch.randn(batch, generator.model.text_emb_size, device=generator.device)
+    label = torch.randn(batch, generator.model.config.text_emb_size, device=generator.device)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        generator.denoise(x, torch.full((batch,), 0.5, device=generator.device), label)
+        generator.denoise(x, torch.full((batch, 1), 0.5, device=generator.device), label)
     return counter.get_total_flops()
 
 
@@ -141,7 +141,7 @@ def measure(name: str, generator: DiffusionGenerator, draw: Callable[[], list], 
 def shipped(n: int, steps: int, fast: bool) -> dict:
     "The shipped model from prompts to PIL pictures (or one like it, if none is there)."
     config = LTDConfig()
-    if not (SHIPPED / "denoiser.json").is_file():
+    if not (SHIPPED["denoiser"] / "denoiser.json").is_file():
         print("no shipped denoiser: one of its size with random weights")
         warnings.simplefilter("ignore")
         config = LTDConfig(denoiser_cfg=DenoiserConfig.scenes(embed_dim=192))

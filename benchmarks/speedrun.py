@@ -24,13 +24,13 @@ from _results import store
 
 from tld.autoencoder import load_autoencoder
 from tld.configs import DataConfig, DenoiserConfig, ModelConfig, TrainConfig
-from tld.files import write_atomically
-from tld.world.judge import Judge
-from tld.world.scenes import SceneDataset
-from tld.text import load_text_encoder
-from tld.train import encode_scenes
 from tld.evaluate import prompt_accuracy
+from tld.files import write_atomically
+from tld.recipes import shipped_encoders
+from tld.text import load_text_encoder
 from tld.train import main as train
+from tld.world.judge import Judge
+from tld.world.scenes import SceneDataset, encode_scenes
 
 RESULT = Path(__file__).with_suffix(".json")
 RUNS = Path(__file__).parents[1] / "runs" / "speedrun"
@@ -65,12 +65,12 @@ class Referee:
         text = json.dumps({"used": self.used, "curve": self.curve})
         write_atomically(self.path, lambda p: p.write_text(text))
 
-    def __call__(self, state) -> None:
+    def __call__(self, run) -> None:
         self.used += (time.process_time() - self.since) / 60
         self.keep()
-        right = prompt_accuracy(state.ema_model, *self.parts, self.prompts, self.judge,
+        right = prompt_accuracy(run.ema_model, *self.parts, self.prompts, self.judge,
                                 guidance=2.0)["all"]
-        self.curve.append((state.step * self.recipe.batch_size, round(self.used, 3),
+        self.curve.append((run.step * self.recipe.batch_size, round(self.used, 3),
                            round(right, 4)))
         self.keep()
         print(f"  {self.curve[-1][0]} pictures, {self.used:.1f} minutes: {right:.1%}", flush=True)
@@ -115,7 +115,7 @@ def prepare(folder: Path, n_scenes: int) -> DataConfig:
     if not Path(data.text_emb_path).exists():
         folder.mkdir(parents=True, exist_ok=True)
         scenes = SceneDataset("starter", "train", n_scenes, seed=11)
-        encode_scenes(folder, scenes, load_autoencoder(), load_text_encoder())
+        encode_scenes(folder, scenes, *shipped_encoders())
     return data
 
 
@@ -125,7 +125,7 @@ def race(key: str, config: ModelConfig, prompts: SceneDataset, minutes: float) -
     referee = Referee(config.train_config, prompts, minutes)
     try:
         if train(config, on_eval=referee) is None:
-            sys.exit("stopped by a signal: call again to go on")
+            sys.exit("stopped by a signal: call again to resume")
     except Ended:
         pass
     return {"marks": referee.marks(), "minutes": round(referee.used, 2),

@@ -13,6 +13,7 @@ stopped script goes on where it was.
 import argparse
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from tld.autoencoder import load_autoencoder
 from tld.configs import DataConfig, DenoiserConfig, ModelConfig, TrainConfig
 from tld.denoiser import Denoiser, load_denoiser
-from tld.world.judge import Judge
-from tld.world.scenes import SceneDataset
-from tld.text import load_text_encoder
-from tld.train import encode_scenes
 from tld.evaluate import prompt_accuracy
+from tld.recipes import shipped_encoders
+from tld.text import load_text_encoder
 from tld.train import main as train
+from tld.world.judge import Judge
+from tld.world.scenes import SceneDataset, encode_scenes
 
 RESULT = Path(__file__).with_suffix(".json")
 STEPS = 150
@@ -84,7 +85,8 @@ def run(changes: dict, steps: int, seed: int, folder: Path, data: dict[bool, Dat
     model, _ = load_denoiser(folder)
     vae, encoder, judge = parts
     prompts = SceneDataset("starter", "unseen", 256, seed=3)
-    accuracy = prompt_accuracy(model, vae, encoder, prompts, judge, guidance=2.0, tokens=tokens)
+    tokens_of = partial(encoder, tokens=tokens)
+    accuracy = prompt_accuracy(model, vae, tokens_of, prompts, judge, guidance=2.0)
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return {"unseen": {part: round(share, 4) for part, share in accuracy.items()},
             "loss": round(log[-1]["loss"], 4)}
@@ -98,7 +100,8 @@ def main() -> None:
     vae, encoder, judge = load_autoencoder(), load_text_encoder(), Judge("starter")
     with tempfile.TemporaryDirectory() as tmp:
         dataset = SceneDataset("starter", "train", 12_000 if steps == STEPS else 256, seed=11)
-        tokens = encode_scenes(tmp, dataset, vae, encoder, tokens=True)
+        encode, _ = shipped_encoders()
+        tokens = encode_scenes(tmp, dataset, encode, partial(encoder, tokens=True))
         pooled = DataConfig(tokens.latent_path, f"{tmp}/pooled.npy")
         np.save(pooled.text_emb_path, np.load(tokens.text_emb_path)[:, 0])
         data = {True: tokens, False: pooled}

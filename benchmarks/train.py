@@ -24,6 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -31,17 +32,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from _results import store
+from accelerate import Accelerator
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tld.configs import DataConfig, DenoiserConfig, ModelConfig, TrainConfig
-from tld.latents import LatentShards
 from tld.denoiser import Denoiser
+from tld.fit import accumulate_gradients, draw_batches, draw_noise, fit_steps, training_loss
+from tld.harness.parallel import start_accelerator, wrap
+from tld.latents import LatentShards
 from tld.optim import ema_decay, ema_update
-from tld.harness.checkpoint import TrainState
-from tld.fit import accumulate_gradients, training_loss
-from tld.train import draw_batch, train_step
-from tld.harness.parallel import start_accelerator
+from tld.train import build
 from tld.transformer_blocks import MLPSepConv
 
 RESULT = Path(__file__).with_suffix(".json")
@@ -112,23 +113,42 @@ def make_data(config: DenoiserConfig, n: int, folder: Path) -> DataConfig:
     return DataConfig(str(folder / "latents.npy"), str(folder / "text.npy"))
 
 
-def parts_of_a_step(state: TrainState, clock: Clock, seconds: float) -> dict[str, float]:
+class Steps:
+    "A training run without its harness: call it to take a step."
+    def __init__(self, config: ModelConfig, accelerator: Accelerator):
+        paths, self.accelerator = config.data_config, accelerator
+        self.cfg = replace(config.train_config, n_steps=1_000_000)   # no end
+        model, self.ema_model, optimizer = build(config, accelerator)
+        self.model, self.optimizer = wrap(model, optimizer, accelerator)
+        self.data = LatentShards(paths.latent_path, paths.text_emb_path)
+        self.steps = fit_steps(self.model, draw_batches(self.data, self.cfg), self.cfg,
+                               self.optimizer, ema=self.ema_model, engine=accelerator)
+
+    def __call__(self):
+        next(self.steps)
+
+    def draw(self, step: int = 3) -> tuple:
+        "The batch and the noise of a step."
+        batch = next(draw_batches(self.data, self.cfg, step))
+        return batch, draw_noise(self.cfg, step, batch)
+
+
+def parts_of_a_step(run: Steps, clock: Clock, seconds: float) -> dict[str, float]:
     "Seconds of each part, medians."
-    cfg = state.config.train_config
-    batch = draw_batch(cfg, state.data, state.step)
-    decay = ema_decay(state.step, cfg.alpha, cfg.ema_gamma)
+    cfg, accelerator = run.cfg, run.accelerator
+    batch, noise = run.draw()
+    decay = ema_decay(3, cfg.alpha, cfg.ema_gamma)
 
     def gradients():
-        state.stepper.zero_grad()
-        accumulate_gradients(state, batch)
+        run.optimizer.zero_grad()
+        accumulate_gradients(run.model, batch, noise, cfg, training_loss, accelerator)
 
     def step():
-        state.optimizer.link_grads()
-        state.accelerator.clip_grad_norm_(state.wrapped.parameters(), cfg.grad_clip)
-        state.stepper.step()
+        accelerator.clip_grad_norm_(run.model.parameters(), cfg.grad_clip)
+        run.optimizer.step()
     parts = {"forward and backward": gradients, "clipping and optimiser": step,
-             "average": lambda: ema_update(state.ema_model, state.model, decay),
-             "data and noise": lambda: draw_batch(cfg, state.data, state.step)}
+             "average": lambda: ema_update(run.ema_model, run.model, decay),
+             "data and noise": run.draw}
     return {name: statistics.median(repeat(clock, part, seconds)) for name, part in parts.items()}
 
 
@@ -146,19 +166,19 @@ def plain_attention(q, k, v, attn_mask, is_causal, dropout_p):
     return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal)
 
 
-def plain_step(config: DenoiserConfig, state: TrainState) -> Callable[[], None]:
+def plain_step(config: DenoiserConfig, run: Steps) -> Callable[[], None]:
     "A step of the original's loop, as one would write it: the same model, batch and precision."
-    cfg, device = state.config.train_config, state.accelerator.device
+    cfg, device = run.cfg, run.accelerator.device
     model = Denoiser.from_config(config).to(device)
     for block in model.denoiser_trans_block.decoder_blocks:
         block.mlp = PlainMLP(block.mlp)
     average, optimizer = copy.deepcopy(model), torch.optim.Adam(model.parameters(), lr=cfg.lr)
-    batch = [t.to(device) for t in draw_batch(cfg, state.data, 0)]
+    batch, noise = (part.to(device) for part in run.draw(0))
 
     def step():
         with patch("tld.transformer_blocks.attend", plain_attention):
-            with state.accelerator.autocast():
-                loss = training_loss(model, *batch)
+            with run.accelerator.autocast():
+                loss = training_loss(model, batch, noise, cfg)
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -184,25 +204,24 @@ def measure(name: str, args: argparse.Namespace) -> dict:
                           mixed_precision=args.precision, compile=args.compile)
         model = DenoiserConfig(**sizes)
         config = ModelConfig(make_data(model, max(2 * batch, 256), Path(tmp)), model, cfg)
-        data = LatentShards(config.data_config.latent_path, config.data_config.text_emb_path)
         with start_accelerator(config) as accelerator:
             clock, dtype = Clock(accelerator.device), DTYPES[accelerator.mixed_precision]
-            state = TrainState(config, data, accelerator)
+            step = Steps(config, accelerator)
             for _ in range(3):
-                train_step(state)
+                step()
             cost, fractions, speeds, ratios = step_cost(model, batch), [], [], []
-            plain = plain_step(model, state)
+            plain = plain_step(model, step)
             plain()
 
             def middle(work: Callable[[], object]) -> float:
                 return statistics.median(repeat(clock, work, args.seconds, least=1))
             for _ in range(ROUNDS):
                 top = peak(accelerator.device, dtype, clock, args.seconds / 3)
-                seconds = middle(lambda: train_step(state))
+                seconds = middle(step)
                 fractions.append(cost / seconds / top)
                 speeds.append((batch / seconds, cost / seconds, top))
                 ratios.append(middle(plain) / seconds)
-            parts = parts_of_a_step(state, clock, args.seconds)
+            parts = parts_of_a_step(step, clock, args.seconds)
             images, flops, top = (statistics.median(column) for column in zip(*speeds))
             print(f"{name}, batch {batch}, {accelerator.mixed_precision}: {images:.1f} images/s, "
                   f"{flops / 1e9:.0f} of {top / 1e9:.0f} GFLOP/s, "

@@ -23,9 +23,9 @@ LAYERS = {
     "the method": "noise_schedules vdm exact transformer_blocks denoiser sampling autoencoder text "
                   "latents fit generator diffusion",
     "measures": "measures",
-    "world": "world.objects world.scenes world.captions world.judge world.contrast "
+    "world": "world.objects world.captions world.scenes world.judge world.contrast "
              "world.open_words world.open_worlds world.open_scenes world.open_facts "
-             "world.open_captions world.open_law world.patch_latents world.open_judge "
+             "world.open_captions world.patch_latents world.open_judge "
              "world.optimum world.open_measures",
     "ingest": "ingest.tables ingest.addresses ingest.fetch ingest.encode",
     "harness": "harness.checkpoint harness.parallel harness.watch",

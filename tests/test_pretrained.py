@@ -26,9 +26,9 @@ from pretrained_server import FileServer
 from tld.autoencoder import decode_latents, load_autoencoder
 from tld.configs import ClipConfig, DenoiserConfig, DenoiserLoad, LTDConfig, VaeConfig
 from tld.denoiser import Denoiser, fetch_denoiser, n_params
-from tld.weights import save_denoiser
 from tld.hub import download
 from tld.text import TextEncoderConfig, clip, load_text_encoder, make_clip
+from tld.weights import save_denoiser
 
 DATA = Path(__file__).parent / "data"
 BODY = np.random.default_rng(0).bytes(600_000)

@@ -346,7 +346,8 @@ def test_a_checkpoint_of_another_version_says_what_differs(config):
     meta = json.loads(path.read_text())
     meta["denoiser_config"]["swin"] = meta["denoiser_config"].pop("qk_norm")
     path.write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match="config.swin = False, now it is None; .*qk_norm = None, now it is False"):
+    with pytest.raises(ValueError, match="config.swin = False, now it is None; "
+                                         ".*qk_norm = None, now it is False"):
         main(change(config, from_scratch=False))
 
 

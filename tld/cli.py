@@ -212,25 +212,25 @@ def say_where(path: Path | None):   # of the model; None: the run was stopped
     print(f"wrote {path}" if path else "stopped; the same command resumes")
 
 def train_shipped_command(args: argparse.Namespace):
-    "Train the shipped denoiser; the same command resumes a killed run."
+    "Train the shipped denoiser; resumes a killed run."
     from tld.recipes import shipped_configs, train_shipped
     from tld.world.scenes import shipped_scenes
     say_where(train_shipped(shipped_configs(args.out), shipped_scenes()))
 
 def train_few_steps_command(args: argparse.Namespace):
-    "Distil the shipped denoiser into one of few steps; the same command resumes a killed run."
+    "Distil the shipped denoiser into one of few steps; resumes a killed run."
     from tld.distill import DistillConfig
     from tld.recipes import train_few_steps
     say_where(train_few_steps(DistillConfig(run_dir=args.out)))
 
 def train_high_resolution_command(args: argparse.Namespace):
-    "Fine-tune the shipped denoiser to 128 pixels; the same command resumes a killed run."
+    "Fine-tune the shipped denoiser to 128 pixels; resumes a killed run."
     from tld.high_resolution import high_resolution_config
     from tld.recipes import train_high_resolution
     say_where(train_high_resolution(high_resolution_config(args.out), Path(args.out) / "model"))
 
 def train_outpainting_command(args: argparse.Namespace):
-    "Fine-tune the shipped denoiser to paint what a mask leaves open; the same command resumes a killed run."
+    "Fine-tune the shipped denoiser to paint what a mask leaves open; resumes a killed run."
     from tld.recipes import outpainting_config, train_outpainting
     say_where(train_outpainting(outpainting_config(args.out), Path(args.out) / "model"))
 

@@ -28,9 +28,8 @@ from tqdm.auto import tqdm
 
 from .autoencoder import decode_latents
 from .configs import ASSETS, DenoiserLoad, LTDConfig
-from .diffusion import (
-    SHIPPED, DiffusionTransformer, own_settings, picture_size, shipped_place)
-from .files import check_same_settings, write_atomically
+from .diffusion import DiffusionTransformer, picture_size
+from .files import check_same_settings, file_sha256, write_atomically
 from .measures import (
     PARTS, accuracy, clip_embed, clip_score, cmmd, diversity, fid, flagged,
     inception_features, kid, mean_interval, neighbour_ratio, sharpness)
@@ -38,10 +37,10 @@ from .pictures import labelled_sheet, to_float, to_uint8
 from .precision import autocasted, pick_precision
 from .sampling import GUIDANCE, N_STEPS, SAMPLERS, draw
 from .text import load_text_encoder
+from .weights import ModelFiles
 from .world.judge import Judge, judge_marks, object_table
 from .world.objects import SIDE
-from .world.scenes import (
-    SceneDataset, get_world, held_out_prompts, taught_world)
+from .world.scenes import SceneDataset, get_world, held_out_prompts, taught_world
 
 # %% ../nbs/12_evaluation.ipynb #22807d09
 def prompt_accuracy(
@@ -94,15 +93,11 @@ class EvaluateConfig:
     bank: int = 5000               # training pictures among which copies are looked for
     chunk: int = 50                # prompts drawn at once
 
-    @property
-    def weights(self) -> LTDConfig:
-        "Where the denoiser comes from."
-        return LTDConfig(denoiser_load=DenoiserLoad(local_filename=self.model))
-
     def __post_init__(self):
         own = {"class_guidance": GUIDANCE, "n_iter": N_STEPS, "sampler": "dpmpp_2m",
-               **own_settings(self.weights)}
-        for name, key in dict(guidance="class_guidance", steps="n_iter", sampler="sampler").items():
+               **ModelFiles(self.model or "denoiser").sampling}
+        keys = {"guidance": "class_guidance", "steps": "n_iter", "sampler": "sampler"}
+        for name, key in keys.items():
             if getattr(self, name) is None: object.__setattr__(self, name, own[key])
         check_evaluation(self)
 
@@ -151,7 +146,6 @@ def chunks(
 
 # %% ../nbs/12_evaluation.ipynb #7f2f670c
 SHOWN = 6   # pictures of each kind on the sheet
-
 _judge = functools.lru_cache(1)(Judge)   # it takes seconds to make
 
 class Worker:
@@ -159,21 +153,21 @@ class Worker:
     def __init__(self, config: EvaluateConfig):
         device, wants = "cuda" if torch.cuda.is_available() else "cpu", {*config.metrics}
         self.config, self.kinds = config, held_out_prompts(config.prompts, config.world)
-        self.model = DiffusionTransformer(config.weights, device, torch.bfloat16)
+        place = LTDConfig(denoiser_load=DenoiserLoad(local_filename=config.model))
+        self.model = DiffusionTransformer(place, device, torch.bfloat16)
         size = picture_size(self.model.vae, self.model.denoiser.latent_shape)
         if size != (SIDE, SIDE) and wants != {"accuracy"}:
-            raise ValueError(f"the model draws {size[0]} x {size[1]} pixels, real pictures have "
-                             f"{SIDE} x {SIDE}: take the metric accuracy alone")
+            raise ValueError(f"the model draws {size[0]} x {size[1]} pixels, real pictures "
+                             f"have {SIDE} x {SIDE}: take the metric accuracy alone")
         self.judge = _judge(config.world) if "accuracy" in wants else None
-        by_clip = wants & {"clip_score", "cmmd", "diversity", "memorisation"}
-        by_features = wants & {"fid", "kid"}
+        features = config.features if wants & {"fid", "kid"} else None
         self.encoder, self.embed = None, {}
-        if by_clip or by_features and config.features == "clip":
+        if features == "clip" or wants & {"clip_score", "cmmd", "diversity", "memorisation"}:
             self.encoder = (self.model.encoder if config.clip == "shipped"
                             else load_text_encoder(config.clip, device))
             self.embed["clip"] = functools.partial(clip_embed, self.encoder)
-        if by_features and config.features != "clip":
-            file = None if config.features == "inception" else config.features
+        if features not in (None, "clip"):
+            file = None if features == "inception" else features
             self.embed["inception"] = inception_features(file)
 
     def __call__(self, chunk: Chunk) -> dict[str, Tensor]:   # columns, a row a picture
@@ -189,10 +183,10 @@ class Worker:
             captions, c.guidance, range(first, first + len(captions)), n_iter=c.steps,
             sampler=c.sampler).cpu()
         real, floor = (real_pictures(dataset, which, rows) for which in (1, 2))
-        return self.measure(images, captions, {"drawn": images, "real": real, "floor": floor}) | (
-            {} if chunk.start else {"pictures": to_uint8(images[:SHOWN])})
+        shown = {} if chunk.start else {"pictures": to_uint8(images[:SHOWN])}
+        return shown | self.measure(images, captions, drawn=images, real=real, floor=floor)
 
-    def measure(self, images: Tensor, captions: list[str], sets: dict[str, Tensor]) -> dict:
+    def measure(self, images: Tensor, captions: list[str], **sets: Tensor) -> dict:
         "Judge and embed."
         columns = {"sharpness": sharpness(images), "sharpness_real": sharpness(sets["real"])}
         if self.judge: columns |= judge_marks(images, captions, self.judge)
@@ -227,15 +221,14 @@ def caption_of(
 
 # %% ../nbs/12_evaluation.ipynb #3fc44df4
 def _accuracy(config: EvaluateConfig, c: dict[str, Tensor]) -> dict:
-    kinds = list(held_out_prompts(1, config.world))
-    by_kind = {name: accuracy(c, c["kind"] == i) for i, name in enumerate(kinds)}
+    kinds = enumerate(held_out_prompts(1, config.world))
+    by_kind = {name: accuracy(c, c["kind"] == i) for i, name in kinds}
     return {"by_kind": {**by_kind, "all kinds": accuracy(c)},
             "by_object": object_table(c, get_world(config.world).objects)}
 
 def _sharpness(config: EvaluateConfig, c: dict[str, Tensor]) -> dict:
-    drawn, real = mean_interval(c["sharpness"]), c["sharpness_real"].double().mean().item()
-    return {"ratio": {"mean": drawn["mean"] / real,
-                      "interval": [end / real for end in drawn["interval"]]}, "real": real}
+    real = c["sharpness_real"].double().mean()
+    return {"ratio": mean_interval(c["sharpness"].double() / real), "real": real.item()}
 
 def _distance(f: Callable, name: str) -> Callable:
     def result(config: EvaluateConfig, c: dict[str, Tensor]) -> dict:
@@ -268,24 +261,14 @@ METRICS: dict[str, Callable[[EvaluateConfig, dict[str, Tensor]], dict]] = {
 def weights_hash(
     config: EvaluateConfig,
 ) -> str:   # 16 hexadecimal digits
-    "Name the weights a run draws with, by their content (SHA-256)."
-    load = config.weights.denoiser_load
-    model = Path(shipped_place(load).local_filename) if config.model else SHIPPED
-    places, digest = [model, ASSETS / "autoencoder", ASSETS / "text_encoder"], hashlib.sha256()
-    for place in places:
-        files = [place] if place.is_file() else sorted([*place.glob("*.safetensors"),
-                                                        *place.glob("model.pt")])
-        if not files: raise FileNotFoundError(f"no weights at {place}")
-        for file in files: digest.update(file.read_bytes())
-    # Beside weights stored as a change stands of what they are a change.
-    card = model / "denoiser.json" if model.is_dir() else model.with_suffix(".json")
-    about = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
-    digest.update(about.get("base", {}).get("sha256", "").encode())
-    return digest.hexdigest()[:16]
+    "Name the weights that a run draws with, by their content (SHA-256)."
+    hashes = [ModelFiles(config.model or "denoiser").sha256]
+    for part in ("autoencoder", "text_encoder"):
+        hashes += map(file_sha256, sorted((ASSETS / part).glob("*.safetensors")))
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
 
 # %% ../nbs/12_evaluation.ipynb #3e254e4f
-_worker = functools.lru_cache(1)(   # one for each process, as long as the weights are the same
-    lambda config, weights: Worker(config))
+_worker = functools.lru_cache(1)(lambda config, weights: Worker(config))
 
 def write_chunk(
     config: EvaluateConfig,
@@ -311,8 +294,8 @@ def evaluation_sheet(
         seen = ", ".join(names[o] for o in c["seen"][i].tolist() if o >= 0)
         wrong = ", ".join(part for part in PARTS[:3] if not c[part][i])
         notes.append(f"wrong {wrong}: {seen}" if wrong else "right")
-    captions = [caption_of(config, i) for i in rows]
-    return labelled_sheet(to_float(c["pictures"]), captions, notes, columns=shown)
+    return labelled_sheet(to_float(c["pictures"]), [caption_of(config, i) for i in rows],
+                          notes, columns=shown)
 
 # %% ../nbs/12_evaluation.ipynb #10257a04
 def evaluate(

@@ -34,8 +34,8 @@ class Noise(NamedTuple):
     eps: Tensor        # standard normal noise like the clean latents, (B, C, H, W)
     keep_text: Tensor  # False: the caption is dropped, (B,)
 
-    def to(self, device, **options): return Noise(*(t.to(device, **options) for t in self))
-    def chunk(self, n): return [Noise(*part) for part in zip(*(t.chunk(n) for t in self))]
+    def to(self, device, **how): return Noise(*(t.to(device, **how) for t in self))
+    def chunk(self, n): return [Noise(*p) for p in zip(*(t.chunk(n) for t in self))]
 
 # %% ../nbs/10_training.ipynb #21356c45
 def drop_text(
@@ -55,7 +55,8 @@ def training_loss(
     "Corrupt, predict, compare: `E w(sigma) |x0_hat(x_t, sigma, text) - x0|^2`."
     xt, _ = q_sample(batch.x0, noise.level, noise.eps)
     extra = {} if batch.extra is None else {"extra": batch.extra}
-    x0_hat = model(xt, noise.level[:, None], drop_text(batch.text, noise.keep_text), **extra)
+    text = drop_text(batch.text, noise.keep_text)
+    x0_hat = model(xt, noise.level[:, None], text, **extra)
     return diffusion_loss(x0_hat, batch.x0, noise.level, config.loss_weighting).mean()
 
 # %% ../nbs/10_training.ipynb #e16f4e1f
@@ -111,7 +112,7 @@ def draw_seeds(
 def draw_noise(
     config: TrainConfig,
     step: int,               # steps taken so far
-    batch: Batch,            # of this process; its `places` say where in the whole batch
+    batch: Batch,            # of this process, with its places in the whole batch
     n_processes: int = 1,    # that share the whole batch
 ) -> Noise:
     "Draw noise, levels and dropped captions by (seed, step, place in the whole batch)."
@@ -134,8 +135,9 @@ def make_optimizer(
     if config.optimizer == "adamw":
         return AdamW(decay_groups(model.parameters(), decay), fused=True, **how)
     if config.optimizer != "muon":
-        raise ValueError(f"unknown optimizer {config.optimizer!r}; there are adamw, muon")
-    split = split_parameters(model, lambda name, p: "decoder_blocks" in name and p.ndim >= 2
+        raise ValueError(f"unknown optimizer {config.optimizer!r}; known: adamw, muon")
+    split = split_parameters(model, lambda name, p: p.ndim > 1
+                             and "decoder_blocks" in name
                              and min(p.flatten(1).shape) > 9)   # no depthwise kernels
     return MuonAdamW(*split, muon_lr=config.muon_lr, weight_decay=decay, **how)
 
@@ -160,14 +162,13 @@ def _parts(values, n: int, device) -> list:
     return [part.to(device, non_blocking=True) for part in values.chunk(n)]
 
 def accumulate_gradients(
-    model: nn.Module, batch, noise, config: TrainConfig, loss: Callable, engine,  # see `fit_steps`
+    model: nn.Module, batch, noise, config: TrainConfig, loss: Callable, engine,
 ) -> Tensor:   # this process's loss, a scalar
-    "Add up the gradients of a batch part by part; processes average theirs in the last one."
-    parts = list(zip(*(_parts(t, config.accumulate, engine.device) for t in (batch, noise))))
-    total = 0.0
+    "Add up the gradients of a batch part by part; processes average in the last one."
+    n, device, total = config.accumulate, engine.device, 0.0
+    parts = list(zip(_parts(batch, n, device), _parts(noise, n, device)))
     for i, part in enumerate(parts, 1):
-        last = i == len(parts)
-        with contextlib.nullcontext() if last else engine.no_sync(model):
+        with engine.no_sync(model) if i < len(parts) else contextlib.nullcontext():
             with engine.autocast(): value = loss(model, *part, config) / len(parts)
             engine.backward(value)
         total = total + value.detach()
@@ -177,7 +178,7 @@ def accumulate_gradients(
 class TrainStep(NamedTuple):
     "What `fit_steps` yields."
     number: int                   # steps taken, this one included
-    loss: Tensor                  # of this process, on its device, perhaps not computed yet
+    loss: Tensor                  # of this process, perhaps still being computed
     noise_levels: Tensor | None   # trained at, (B,)
 
 # %% ../nbs/10_training.ipynb #d33250d2
@@ -190,18 +191,18 @@ def fit_steps(
     ema: nn.Module | None = None,    # the averaged model, changed in place
     first_step: int = 0,             # steps taken before
     loss: Callable = training_loss,  # (model, batch, noise, config) -> scalar
-    draw: Callable = draw_noise,     # (config, step, batch, n_processes) -> noise or None
+    draw: Callable = draw_noise,     # (config, step, batch, n_processes) -> noise
     engine=PlainEngine(),            # or accelerate's `Accelerator`
 ) -> Iterator[TrainStep]:
     "Train step by step; what is random follows from seed, step and place in the batch."
-    # So a resumed run repeats one that was not interrupted.
+    # So a resumed run repeats an uninterrupted one. Dropout needs the global seed.
     for step, batch in zip(range(first_step, config.n_steps), batches):
-        torch.manual_seed(draw_seeds(config.seed, step, engine.process_index)[0])   # dropout
+        torch.manual_seed(draw_seeds(config.seed, step, engine.process_index)[0])
         set_lr(optimizer, lr_factor(step, config.n_steps, config.warmup_steps,
                                     config.decay_steps, config.lr_schedule))
         noise = draw(config, step, batch, engine.num_processes)
         value = accumulate_gradients(model, batch, noise, config, loss, engine)
-        if config.grad_clip: engine.clip_grad_norm_(model.parameters(), config.grad_clip)
+        if most := config.grad_clip: engine.clip_grad_norm_(model.parameters(), most)
         optimizer.step()
         optimizer.zero_grad()
         if ema: ema_update(ema, model, ema_decay(step, config.alpha, config.ema_gamma))

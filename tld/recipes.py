@@ -37,6 +37,7 @@ from .optim import MuonAdamW, split_parameters
 from .outpainting import encode_outpainting, with_extra_channels
 from .pictures import to_float
 from .precision import autocast, pick_precision
+from .sampling import GUIDANCE
 from .text import CLIP, TextEncoderConfig, load_text_encoder, save_text_encoder
 from .train import main
 from .weights import SHIPPED, save_denoiser
@@ -67,7 +68,7 @@ def load_state(
     "Load the state of a run, if there is one; ValueError where it had other settings."
     if not path.exists(): return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
-    check_same_settings(path, settings, state["settings"])
+    check_same_settings(path, settings, state.get("settings", {}))
     for name, part in parts.items(): part.load_state_dict(state["parts"][name])
     return state["step"]
 
@@ -228,7 +229,7 @@ def train_shipped(
     configs: Sequence[ModelConfig],   # one run after the other: `shipped_configs`
     scenes: Sequence[SceneDataset],   # what each trains on: `shipped_scenes`
     n_prompts: int = 1000,            # of each kind, to measure with
-    guidance: float = 2.0,            # measured with
+    guidance: float = GUIDANCE,       # measured with
 ) -> Path | None:                     # the weights, float16; beside them what was measured
     "Encode and train, run by run; measure, save. Resumes where it was stopped."
     for config, dataset in zip(configs, scenes, strict=True):

@@ -68,9 +68,7 @@ def extrapolate(
 
 # %% ../nbs/05_sampling.ipynb #75b213a4
 def dpmpp_2m_step(x, x0_hat, noise_level, next_noise_level, previous: Previous = None) -> Tensor:
-    """Take a DDIM step with the extrapolated prediction: DPM-Solver++(2M) (Lu et al. 2022).
-
-    `previous`: prediction and sigma one step ago, if any; the others as of `ddim_step`."""
+    "`ddim_step` with the extrapolated prediction: DPM-Solver++(2M) (Lu et al. 2022, alg. 2)."
     x0_hat = extrapolate(x0_hat, noise_level, next_noise_level, previous)
     return ddim_step(x, x0_hat, noise_level, next_noise_level)
 

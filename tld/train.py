@@ -53,16 +53,17 @@ def build(
 # %% ../nbs/train.ipynb #df68e2f1
 def main(
     config: ModelConfig,
-    on_eval: Callable | None = None,   # called as on_eval(run) after each checkpoint, in the
-                                       # first process; under FSDP in all, as drawing takes all
-) -> Path | None:                      # the weights file, if `save_model`; None: stopped
-    "Train a denoiser; resume from the newest checkpoint in `run_dir` if not `from_scratch`."
+    on_eval: Callable | None = None,   # called as on_eval(run) after each checkpoint:
+                                       # in the first process, under FSDP in all
+) -> Path | None:                      # the weights file, if one is written
+    "Train a denoiser; resume the run in `run_dir` if not `from_scratch`."
     paths, E = config.data_config, config.denoiser_config.extra_channels
     data = LatentShards(paths.latent_path, paths.text_emb_path, E)
     with start_accelerator(config) as accelerator, StopSignals() as signals:
         rank, n = accelerator.process_index, accelerator.num_processes
         check_run(config, data, n)
-        cfg = replace(config.train_config, n_steps=total_steps(config.train_config, len(data), n))
+        n_steps = total_steps(config.train_config, len(data), n)
+        cfg = replace(config.train_config, n_steps=n_steps)
         config = replace(config, train_config=cfg)
         model, ema_model, optimizer = build(config, accelerator)
         run = TrainingRun(config, accelerator, model, ema_model, optimizer, len(data),
@@ -99,6 +100,6 @@ def tiny_config(
 _all_ = ["download_and_process_data"]   # of `tld.data`: the original has it here, too
 
 # %% ../nbs/train.ipynb #0a843a00
-if __name__ == "__main__" and "__file__" in globals():   # accelerate launch -m tld.train FILE
+if __name__ == "__main__" and "__file__" in globals():   # not in a notebook
     if len(sys.argv) != 2: sys.exit("usage: accelerate launch -m tld.train config.json")
     main(load_config(ModelConfig, sys.argv[1]))

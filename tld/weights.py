@@ -126,7 +126,7 @@ class ModelFiles:
     "The files of a denoiser: its weights, and the card beside them."
     def __init__(
         self,
-        place: str | Path = "denoiser",   # a folder, a file of weights, or a shipped name
+        place: str | Path = SHIPPED["denoiser"],   # a folder, a file, or a shipped name
         name: str = "denoiser",           # stem of the files in a folder
     ):
         self.weights = find_weights(place, name)

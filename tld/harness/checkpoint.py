@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'checkpoints', 'read_meta', 'gather_weights', 'load_weights', 'gather_optimizer', 'load_optimizer',
-           'TrainState', 'save_checkpoint', 'prune_checkpoints', 'resume', 'start_from']
+           'TrainState', 'save_checkpoint', 'clear_unfinished', 'prune_checkpoints', 'resume', 'start_from']
 
 # %% ../../nbs/harness/checkpoint.ipynb #458a0d74
 import json
@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions, get_model_state_dict, get_optimizer_state_dict, set_model_state_dict,
-    set_optimizer_state_dict)
+    StateDictOptions, get_model_state_dict, get_optimizer_state_dict,
+    set_model_state_dict, set_optimizer_state_dict)
 from torch.optim import Optimizer
 
 from ..configs import ModelConfig, TrainConfig
@@ -46,13 +46,13 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 def gather_weights(
     model: nn.Module,         # whole, or this process's part of it
-) -> dict[str, Tensor]:       # whole, on the CPU, in the first process; empty in the others
-    "Collect a model's weights; where it is split, all processes must call this together."
+) -> dict[str, Tensor]:       # whole, on the CPU, in the first process; else empty
+    "Collect a model's weights; where it is split, all processes call this together."
     return get_model_state_dict(model, options=WHOLE)
 
 # %% ../../nbs/harness/checkpoint.ipynb #7848ef42
 def load_weights(
-    model: nn.Module,               # whole, or this process's part of it; changed in place
+    model: nn.Module,               # whole, or this process's part; changed in place
     weights: dict[str, Tensor],     # whole, in every process
 ):
     "Load weights, or this process's part of them."
@@ -62,9 +62,9 @@ def load_weights(
 def gather_optimizer(
     model: nn.Module,
     optimizer: Optimizer,   # of the model's parameters
-) -> dict:                  # as `gather_weights`; AdamW's moments by the names of the weights
-    "Collect the optimiser's state."
-    if isinstance(optimizer, MuonAdamW): return optimizer.state_dict()   # its views have no names
+) -> dict:                  # where `gather_weights` gives them
+    "Collect the optimiser's state; AdamW's moments go by the names of the weights."
+    if isinstance(optimizer, MuonAdamW): return optimizer.state_dict()   # no names
     return get_optimizer_state_dict(model, optimizer, options=WHOLE)
 
 # %% ../../nbs/harness/checkpoint.ipynb #e8560d03
@@ -74,7 +74,8 @@ def load_optimizer(
     saved: dict,            # as `gather_optimizer` gave it, in every process
 ):
     "Load an optimiser's state in any number of processes; the peak rates stay."
-    peaks = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    groups = optimizer.param_groups
+    peaks = [group.setdefault("initial_lr", group["lr"]) for group in groups]
     if isinstance(optimizer, MuonAdamW): optimizer.load_state_dict(saved)
     else:
         for group in saved["param_groups"]:
@@ -120,49 +121,64 @@ def save_checkpoint(
     scaler, sizes = state.accelerator.scaler, state.config.denoiser_config
     meta = {"step": state.step, "val_loss": val_loss, "losses": state.losses,
             "scaler": scaler and scaler.state_dict(), **state.facts}
-    models = {"model": gather_weights(state.model), "ema": gather_weights(state.ema_model)}
-    optimizer, state.saved_at = gather_optimizer(state.model, state.optimizer), state.step
+    model, ema = gather_weights(state.model), gather_weights(state.ema_model)
+    memory, state.saved_at = gather_optimizer(state.model, state.optimizer), state.step
     if not state.is_main: return
     def write(folder):
         folder.mkdir()
-        for name, weights in models.items(): save_denoiser(weights, sizes, folder, name)
-        torch.save(optimizer, folder / "optimizer.pt")
-        (folder / "state.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        save_denoiser(model, sizes, folder, "model")
+        save_denoiser(ema, sizes, folder, "ema")
+        torch.save(memory, folder / "optimizer.pt")
+        (folder / "state.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     folder = Path(state.recipe.run_dir, "checkpoints", f"step_{state.step:08d}")
     try: write_atomically(folder, write)
-    except (OSError, SafetensorError, RuntimeError) as e: raise _no_room(folder, e) from e
+    except (OSError, SafetensorError, RuntimeError) as e:
+        raise _no_room(folder, e) from e
     prune_checkpoints(state.recipe.run_dir, state.recipe.keep_checkpoints)
 
 # %% ../../nbs/harness/checkpoint.ipynb #5ca8b51f
 def _no_room(folder: Path, error: Exception) -> OSError:
     "Say what to do about a checkpoint that could not be written."
     old = [path.name for path in checkpoints(folder.parents[1])]
-    return OSError(f"could not write {folder} ({error}): is the disk full? Free some room and "
-                   f"resume with from_scratch=False from {old[-1] if old else 'the start'}")
+    last = old[-1] if old else "the start"
+    return OSError(f"could not write {folder} ({error}): is the disk full? Free some "
+                   f"room, and resume with from_scratch=False from {last}")
+
+# %% ../../nbs/harness/checkpoint.ipynb #ab7ea4e2
+def clear_unfinished(
+    run_dir: str | Path,
+):
+    "Remove what a killed process left of checkpoints that it was writing or removing."
+    for left in Path(run_dir, "checkpoints").glob(".step_*"): remove(left)
 
 # %% ../../nbs/harness/checkpoint.ipynb #6bbf94ed
 def prune_checkpoints(
     run_dir: str | Path,
     keep: int,             # so many of the last ones, at least 1, and the best
 ):
-    "Remove old checkpoints, and what a killed process left unfinished."
-    known = checkpoints(run_dir)
+    "Remove old checkpoints."
+    known, keep = checkpoints(run_dir), max(keep, 1)
+    if len(known) <= keep: return
     scores = {path: read_meta(path)["val_loss"] for path in known}
-    best = min((p for p in known if scores[p] is not None), key=scores.get, default=None)
-    for path in known[:-max(keep, 1)]:
+    scored = [path for path in known if scores[path] is not None]
+    best = min(scored, key=scores.get, default=None)
+    for path in known[:-keep]:
         if path != best: os.replace(path, path.with_name(f".{path.name}.removed"))
-    for left in Path(run_dir, "checkpoints").glob(".step_*"): remove(left)
+    clear_unfinished(run_dir)
 
 # %% ../../nbs/harness/checkpoint.ipynb #19cd23ee
 def resume(
     state: TrainState,   # as it was made; changed in place
 ):
-    "Load the newest checkpoint, if there is one; ValueError where it is of another run."
-    if known := checkpoints(state.recipe.run_dir): _load(state, known[-1])
+    "Load the newest checkpoint, if there is one; ValueError: it is of another run."
+    run_dir = state.recipe.run_dir
+    if state.is_main: clear_unfinished(run_dir)
+    if known := checkpoints(run_dir): _load(state, known[-1])
     steps = torch.tensor([state.step], device=state.accelerator.device)
     if len(found := set(state.accelerator.gather(steps).tolist())) > 1:
-        raise RuntimeError(f"the processes found checkpoints of different steps, {sorted(found)}: "
-                           "run_dir must be on a disk that all machines share")
+        raise RuntimeError("the processes found checkpoints of different steps, "
+                           f"{sorted(found)}: run_dir must be on a disk that all "
+                           "machines share")
 
 # %% ../../nbs/harness/checkpoint.ipynb #5b2ccbe3
 def _load(state: TrainState, folder: Path):
@@ -182,5 +198,6 @@ def start_from(
     state: TrainState,   # changed in place
 ):
     "Begin with the finished weights in `start_from` instead of random ones."
-    weights = load_denoiser(state.recipe.start_from, config=state.config.denoiser_config)[0].state_dict()
-    for model in (state.model, state.ema_model): load_weights(model, weights)
+    sizes = state.config.denoiser_config
+    model, _ = load_denoiser(state.recipe.start_from, config=sizes)
+    for part in (state.model, state.ema_model): load_weights(part, model.state_dict())

@@ -36,35 +36,39 @@ def start_accelerator(
         # A forked process cannot use its parent's threads.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     if "ACCELERATE_USE_DEEPSPEED" in os.environ:
-        raise ValueError("accelerate is set to DeepSpeed; choose FSDP or plain multi-GPU instead")
-    with patch_environment(ACCELERATE_USE_FSDP="false"):   # `place_model` does it instead
+        raise ValueError("accelerate is set to DeepSpeed: choose FSDP or multi-GPU")
+    precision = pick_precision(device, cfg.mixed_precision)
+    with patch_environment(ACCELERATE_USE_FSDP="false"):   # `place_model` does that
         accelerator = Accelerator(
-            cpu=device == "cpu", mixed_precision=pick_precision(device, cfg.mixed_precision),
-            log_with="wandb" if cfg.use_wandb else cfg.tracker, project_dir=cfg.run_dir,
+            cpu=device == "cpu", mixed_precision=precision, project_dir=cfg.run_dir,
+            log_with="wandb" if cfg.use_wandb else cfg.tracker,
             dynamo_backend="inductor" if cfg.compile else "no")
     try: yield accelerator
     finally:
         accelerator.end_training()
-        AcceleratorState._reset_state(True)   # or `notebook_launcher` starts no processes
+        AcceleratorState._reset_state(True)   # or `notebook_launcher` refuses
 
 # %% ../../nbs/harness/parallel.ipynb #1c095e00
 def fsdp_settings(
     config: TrainConfig,
     precision: str,     # "bf16", "fp16" or "no"
-) -> FullyShardedDataParallelPlugin | None:   # None: every process holds the whole model
+) -> FullyShardedDataParallelPlugin | None:   # None: each process holds all of it
     "Read what `accelerate launch` says of FSDP; ValueError: what to set instead."
     if os.environ.get("ACCELERATE_USE_FSDP") != "true": return None
-    if os.environ.get("FSDP_VERSION") != "2":   # or accelerate would stumble over the others
+    if os.environ.get("FSDP_VERSION") != "2":   # or accelerate stumbles over the others
         raise ValueError("FSDP works here only with fsdp_version: 2")
     fsdp = FullyShardedDataParallelPlugin()
-    fine = {"fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP": fsdp.transformer_cls_names_to_wrap,
-            "fsdp_reshard_after_forward: true": fsdp.reshard_after_forward is True,
-            "fsdp_offload_params: false": not isinstance(fsdp.cpu_offload, CPUOffloadPolicy),
-            "fsdp_activation_checkpointing: false": not fsdp.activation_checkpointing,
-            'optimizer="adamw" (Muon needs whole matrices)': config.optimizer == "adamw",
-            'mixed_precision="bf16" or "no"': precision in ("bf16", "no"),
-            "compile=False": not config.compile}
-    if wrong := [setting for setting in fine if not fine[setting]]:
+    by_block = fsdp.transformer_cls_names_to_wrap
+    offload = isinstance(fsdp.cpu_offload, CPUOffloadPolicy)
+    needs = {
+        "fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP": by_block,
+        "fsdp_reshard_after_forward: true": fsdp.reshard_after_forward is True,
+        "fsdp_offload_params: false": not offload,
+        "fsdp_activation_checkpointing: false": not fsdp.activation_checkpointing,
+        'optimizer="adamw" (Muon needs whole matrices)': config.optimizer == "adamw",
+        'mixed_precision="bf16" or "no"': precision in ("bf16", "no"),
+        "compile=False": not config.compile}
+    if wrong := [setting for setting, met in needs.items() if not met]:
         raise ValueError(f"FSDP works here only with {', '.join(wrong)}")
     return fsdp
 
@@ -77,12 +81,13 @@ def place_model(
     "Move a model to the device, or keep this process's part of it, block by block."
     if not fsdp: return model.to(accelerator.device)
     names = set(fsdp.transformer_cls_names_to_wrap)
-    blocks = [module for module in model.modules() if type(module).__name__ in names]
-    if missing := names - {type(block).__name__ for block in blocks}:
-        raise ValueError(f"fsdp_transformer_layer_cls_to_wrap: no {missing} in the model; "
-                         "its blocks are of class DecoderBlock")
+    kinds = {module: {c.__name__ for c in type(module).__mro__} for module in model.modules()}
+    blocks = [module for module in kinds if names & kinds[module]]   # of subclasses, too
+    if missing := names - {name for block in blocks for name in kinds[block]}:
+        raise ValueError(f"fsdp_transformer_layer_cls_to_wrap: no {missing} in the "
+                         "model; its blocks are of class DecoderBlock")
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
-    # Weights travel in `dtype`, are kept and averaged in float32. The noise level stays exact.
+    # Weights travel in `dtype`, stay in float32; the noise level is not cast.
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     for part in [*blocks, model]:
         fully_shard(part, mp_policy=policy, reshard_after_forward=True)
@@ -93,13 +98,13 @@ def wrap(
     optimizer: Optimizer,       # of its parameters
     accelerator: Accelerator,
 ) -> tuple[nn.Module, AcceleratedOptimizer]:   # the two as the loop calls them
-    "Average gradients over processes, compile, scale losses; a model in parts averages itself."
+    "Average gradients over processes (a model in parts does so itself), compile."
     wrapped = model if isinstance(model, FSDPModule) else accelerator.prepare(model)
     return wrapped, accelerator.prepare(optimizer, device_placement=[False])
 
 # %% ../../nbs/harness/parallel.ipynb #247e985d
 class StopSignals:
-    "While active, SIGTERM and Ctrl-C are noted in `asked`; at a second Ctrl-C Python stops."
+    "Notes SIGTERM and Ctrl-C in `asked` while active; a second Ctrl-C stops Python."
     def __enter__(self):
         # In another thread than the main one, whoever runs it gets the signals.
         here = threading.current_thread() is threading.main_thread()
@@ -117,10 +122,11 @@ class StopSignals:
 
 # %% ../../nbs/harness/parallel.ipynb #962b6497
 class AsyncRead:
-    "Copies a small tensor to the host; `tolist` waits for it alone, not for what came after."
+    "Copies a small tensor to the host; `tolist` waits for it, not for what came after."
     def __init__(self, values: Tensor):
         self.values = values.to("cpu", non_blocking=True)
-        self.copied = torch.cuda.current_stream().record_event() if values.is_cuda else None
+        on_gpu = values.is_cuda
+        self.copied = torch.cuda.current_stream().record_event() if on_gpu else None
 
     def tolist(self) -> list:
         if self.copied: self.copied.synchronize()

@@ -43,14 +43,14 @@ def sample_texts(
     "Read what to draw for the sample grids; ValueError where something is missing."
     paths = config.data_config
     if config.denoiser_config.extra_channels and not paths.val_latent_path:
-        raise ValueError("a model with extra channels needs them for its sample grids, too: give "
-                         "val_latent_path and val_text_emb_path beside val_path")
+        raise ValueError("a model with extra channels needs them for its sample grids: "
+                         "give val_latent_path and val_text_emb_path beside val_path")
     labels = torch.from_numpy(np.load(paths.val_path)).float()
     file = Path(paths.val_path).with_suffix(".txt")
     captions = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     if captions and len(captions) != len(labels):
-        raise ValueError(f"{file} has {len(captions)} lines, one for each of {len(labels)} texts "
-                         "are needed")
+        raise ValueError(f"{file} has {len(captions)} lines, one for each of "
+                         f"{len(labels)} texts are needed")
     return labels, captions
 
 # %% ../../nbs/harness/watch.ipynb #bdfffd7e
@@ -64,23 +64,23 @@ def check_run(
     data.check(config.denoiser_config, cfg.batch_size * n_processes)
     if config.data_config.val_path: sample_texts(config)
     if cfg.batch_size % cfg.accumulate:
-        raise ValueError(f"batch_size={cfg.batch_size} is not a multiple of {cfg.accumulate=}")
+        raise ValueError(f"{cfg.batch_size=} is not a multiple of {cfg.accumulate=}")
     if cfg.seed < 0: raise ValueError(f"seed={cfg.seed} must not be negative")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=run_dir): pass
     except OSError as e: raise OSError(f"cannot write to run_dir={run_dir}: {e}") from e
     if cfg.from_scratch and (known := checkpoints(run_dir)):
-        raise FileExistsError(f"{run_dir} holds a run that came to {known[-1].name}: resume it "
-                              "with from_scratch=False, or name another run_dir")
+        raise FileExistsError(f"{run_dir} holds a run that came to {known[-1].name}: "
+                              "resume with from_scratch=False, or name another run_dir")
 
 # %% ../../nbs/harness/watch.ipynb #69434838
 @dataclass
 class TrainingRun(TrainState):
     "A run in its folder: notes each step, logs, guards, validates, saves, stops."
     signals: StopSignals = field(kw_only=True)
-    on_eval: Callable | None = field(default=None, kw_only=True)   # called as on_eval(run)
-    stop: bool = False                                      # a process was asked to stop
+    on_eval: Callable | None = None                         # called as on_eval(run)
+    stop: bool = False                                      # if a process was asked to
     unread: list[AsyncRead] = field(default_factory=list)   # losses of the last steps
 
     @property
@@ -103,32 +103,35 @@ class TrainingRun(TrainState):
 
     def note(self, step: TrainStep) -> bool:   # True: stop here
         "Take note of a step; all processes call this together."
-        self.step, recipe = step.number, self.recipe
+        self.step, cfg = step.number, self.recipe
         asked = torch.full_like(step.loss, bool(self.signals.asked))
         both = self.accelerator.reduce(torch.stack([step.loss, asked]), "mean")
         self.unread.append(AsyncRead(both))
         self.bar.update()
-        evaluate = self.step == recipe.n_steps or not self.step % recipe.save_and_eval_every_iters
-        log = evaluate or not self.step % recipe.log_every_iters
+        last, every = self.step == cfg.n_steps, cfg.save_and_eval_every_iters
+        evaluate = last or not self.step % every
+        log = evaluate or not self.step % cfg.log_every_iters
         read_losses(self, leave=0 if log else 1)
         if log: report(self, evaluate)
         return self.stop
 
-    def finish(self) -> Path | None:   # the weights file, if `save_model`; None: stopped
+    def finish(self) -> Path | None:   # the weights file, if one is written
         "Store the finished model; a run that was stopped leaves a checkpoint instead."
         self.bar.close()
         if self.stop: return stop_early(self)
-        weights = self.recipe.save_model and self.reports and gather_weights(self.ema_model)
-        if not weights: return None   # not the first process
-        return save_denoiser(weights, self.config.denoiser_config, self.recipe.run_dir,
-                             self.recipe.model_name, {"train_config": config_to_dict(self.recipe)})
+        cfg, sizes = self.recipe, self.config.denoiser_config
+        if not (cfg.save_model and self.reports): return None
+        weights = gather_weights(self.ema_model)
+        if not self.is_main: return None
+        card = {"train_config": config_to_dict(cfg)}
+        return save_denoiser(weights, sizes, cfg.run_dir, cfg.model_name, card)
 
 # %% ../../nbs/harness/watch.ipynb #3bd27f75
 def read_losses(
     run: TrainingRun,
-    leave: int = 1,    # so many of the last steps, which the device may still be computing
+    leave: int = 1,    # so many of the last steps, which may still be computed
 ):
-    "Read losses and wishes to stop; FloatingPointError at a loss that is nan or infinite."
+    "Read losses and wishes to stop; FloatingPointError: a loss is nan or infinite."
     while len(run.unread) > leave:
         loss, asked = run.unread.pop(0).tolist()
         run.losses.append(loss)
@@ -138,13 +141,14 @@ def read_losses(
 # %% ../../nbs/harness/watch.ipynb #fa76fb80
 def _give_up(run: TrainingRun, step: int, loss: float):
     "Save what may explain a loss that is not a number, and raise."
-    lr, path = run.optimizer.param_groups[0]["lr"], Path(run.recipe.run_dir, "bad_step.json")
-    indices = batch_indices(run.n_pictures, run.facts["global_batch"], step, run.recipe.seed)
+    lr, B = run.optimizer.param_groups[0]["lr"], run.facts["global_batch"]
+    indices = batch_indices(run.n_pictures, B, step, run.recipe.seed)
     about = {"step": step, "loss": str(loss), "lr": lr, "indices": indices.tolist()}
-    if run.is_main: write_atomically(path, lambda p: p.write_text(json.dumps(about) + "\n"))
+    path = Path(run.recipe.run_dir, "bad_step.json")
+    if run.is_main: write_atomically(path, lambda p: p.write_text(json.dumps(about)))
     raise FloatingPointError(
-        f"the loss is {loss} at step {step}, learning rate {lr:.2g}; its pictures are named in "
-        f"{path}: look for nan in them, or lower lr. The checkpoints are from before")
+        f"the loss is {loss} at step {step}, learning rate {lr:.2g}; its pictures are "
+        f"named in {path}: look for nan in them, or lower lr. Checkpoints are older")
 
 # %% ../../nbs/harness/watch.ipynb #fd1c3c2c
 @torch.no_grad()
@@ -154,7 +158,7 @@ def validate(
     n: int = 256,          # pictures, the first ones
     n_bins: int = 8,       # of the noise level
     batch_size: int = 64,
-) -> dict:                 # "val_loss": mean; by bin "val_loss_bins", "val_loss_bins_no_text"
+) -> dict:                 # "val_loss"; by bin "val_loss_bins", "val_loss_bins_no_text"
     "Squared error on fixed pictures, noise and levels, by bins of the noise level."
     device, errors, n = next(model.parameters()).device, [], min(n, len(data))
     for start in range(0, n, batch_size):
@@ -162,26 +166,27 @@ def validate(
         x0, text, extra, _ = data.batch(indices).to(device)
         denoise = model if extra is None else WithExtra(model, extra)
         eps = seeded_noise(x0.shape[1:], indices, device)
-        within = torch.tensor(indices * (5**0.5 - 1) / 2 % 1, dtype=torch.float32, device=device)
+        within = torch.tensor(indices * (5**0.5 - 1) / 2 % 1, dtype=torch.float32)
         for_bins = []
-        for level in ((i + within) / n_bins for i in range(n_bins)):
+        for level in ((i + within.to(device)) / n_bins for i in range(n_bins)):
             xt, _ = q_sample(x0, level, eps)
             for_bins += [diffusion_loss(denoise(xt, level[:, None], label), x0, level)
                          for label in (text, torch.zeros_like(text))]
-        errors.append(torch.stack(for_bins).view(n_bins, 2, -1))             # (n_bins, 2, B)
-    means = torch.cat(errors, -1).mean(-1).cpu()                             # (n_bins, 2)
-    return {"val_loss": means[:, 0].mean().item(), "val_loss_bins": means[:, 0].tolist(),
-            "val_loss_bins_no_text": means[:, 1].tolist()}
+        errors.append(torch.stack(for_bins).view(n_bins, 2, -1))        # (n_bins, 2, B)
+    means = torch.cat(errors, -1).mean(-1).cpu()                        # (n_bins, 2)
+    with_text, no_text = means.T
+    return {"val_loss": with_text.mean().item(), "val_loss_bins": with_text.tolist(),
+            "val_loss_bins_no_text": no_text.tolist()}
 
 # %% ../../nbs/harness/watch.ipynb #dc640eaf
 def cut_log(
     run: TrainingRun,
 ):
     "Cut the log back to the step that the run resumes from."
-    lines = run.log_file.read_text(encoding="utf-8").splitlines(True)
-    kept = [line for line in lines if line.endswith("\n")]        # the last may be cut short
-    kept = [line for line in kept if json.loads(line)["step"] <= run.step]
-    write_atomically(run.log_file, lambda p: p.write_text("".join(kept), encoding="utf-8"))
+    lines = run.log_file.read_text().splitlines(True)
+    whole = [line for line in lines if line.endswith("\n")]   # the last may be cut
+    kept = "".join(line for line in whole if json.loads(line)["step"] <= run.step)
+    write_atomically(run.log_file, lambda p: p.write_text(kept))
 
 # %% ../../nbs/harness/watch.ipynb #eb7a79e1
 def write_log(
@@ -189,12 +194,12 @@ def write_log(
     val: dict,           # as `validate` gives it, or empty
 ):
     "Append a line to log.jsonl: mean loss since the last line, and more."
-    step, start = run.logged
+    (step, start), lr = run.logged, run.optimizer.param_groups[0]["lr"]
     images = (run.step - step) * run.facts["global_batch"]
-    record = {"step": run.step, "loss": float(np.mean(run.losses)),
-              "lr": run.optimizer.param_groups[0]["lr"],
-              "images_per_s": round(images / (time.perf_counter() - start), 2), **val}
-    with run.log_file.open("a", encoding="utf-8") as f: f.write(json.dumps(record) + "\n")
+    speed = round(images / (time.perf_counter() - start), 2)
+    record = {"step": run.step, "loss": float(np.mean(run.losses)), "lr": lr,
+              "images_per_s": speed, **val}
+    with run.log_file.open("a") as file: file.write(json.dumps(record) + "\n")
     run.bar.set_postfix({key: record[key] for key in ("loss", "lr", "images_per_s")})
     if run.accelerator.trackers: track(run, record)
 
@@ -204,7 +209,8 @@ def start_tracker(
 ):
     "Start the tracker, or resume the run in it."
     same_run = {"id": run.recipe.run_id, "resume": "allow"} if run.recipe.run_id else {}
-    plain = {k: v for k, v in asdict(run.recipe).items() if isinstance(v, (int, float, str))}
+    settings = asdict(run.recipe).items()
+    plain = {key: x for key, x in settings if isinstance(x, (int, float, str))}
     run.accelerator.init_trackers(
         "tld", plain, init_kwargs={"wandb": {"dir": run.recipe.run_dir, **same_run}})
 
@@ -240,7 +246,7 @@ def report(
     run: TrainingRun,
     evaluate: bool,    # validate, save and draw, too
 ):
-    "Write a log line; validate, save a checkpoint, draw the sample grid, call `on_eval`."
+    "Log; validate, save a checkpoint, draw the sample grid, call `on_eval`."
     paths, evaluate = run.config.data_config, evaluate and run.reports
     val = validate_run(run) if evaluate and paths.val_latent_path else {}
     if run.is_main: write_log(run, val)
@@ -263,10 +269,10 @@ def stop_early(
 def save_samples(
     run: TrainingRun,
 ):
-    "Draw the validation texts with the averaged weights: one sheet, the same noise each time."
+    "Draw the validation texts with the averaged weights, by the same noise each time."
     (labels, captions), model = sample_texts(run.config), run.ema_model
-    if run.config.denoiser_config.extra_channels:   # those of the first held-out pictures
-        data = held_out(run.config)
+    if run.config.denoiser_config.extra_channels:
+        data = held_out(run.config)   # those of its first pictures
         extra = data.batch(np.arange(len(labels)) % len(data)).extra
         model = WithExtra(model, extra.to(run.accelerator.device))
     denoise = autocasted(model, run.accelerator.mixed_precision)

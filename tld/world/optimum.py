@@ -26,7 +26,7 @@ class ExactPrompt:
         chunk: int = 4096,    # scenes widened to float32 at once
     ):
         log_p = torch.zeros(len(latents)) if log_p is None else torch.as_tensor(log_p)
-        if log_p.shape != latents.shape[:1]:
+        if not len(latents) or log_p.shape != latents.shape[:1]:
             raise ValueError(f"log_p is {tuple(log_p.shape)} for {len(latents)} scenes")
         self.log_p = log_p.double().log_softmax(0).float().to(latents.device)
         self.shape, self.size, self.chunk = latents.shape[1:], latents[0].numel(), chunk
