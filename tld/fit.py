@@ -192,7 +192,7 @@ def fit_steps(
     first_step: int = 0,             # steps taken before
     loss: Callable = training_loss,  # (model, batch, noise, config) -> scalar
     draw: Callable = draw_noise,     # (config, step, batch, n_processes) -> noise
-    engine=PlainEngine(),            # or accelerate's `Accelerator`
+    engine=PlainEngine(),            # or accelerate's `Accelerator`  # noqa: B008
 ) -> Iterator[TrainStep]:
     "Train step by step; what is random follows from seed, step and place in the batch."
     # So a resumed run repeats an uninterrupted one. Dropout needs the global seed.

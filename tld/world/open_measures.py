@@ -155,8 +155,8 @@ def calibrated(
 def held_out_share(
     readings: Sequence[OpenReading],   # of prompts of single objects
     world: OpenWorld,
-) -> dict:      # of the probes' pictures, those at places kept from training: share, interval
-    "Count pictures at held-out places: none by a memoriser, as the law of all places else."
+) -> dict:      # right: at a place kept from training; n, of probes; share, interval
+    "Count the probes' pictures at held-out places; a memoriser has none."
     probes = held_out(world).places
     seen = [r.scene for r in readings if r.scene is not None and r.scene.kind == "one"
             and r.scene.objects[0] in probes]
