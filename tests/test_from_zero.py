@@ -13,12 +13,13 @@ def defines(code: str) -> bool:
     if "google.colab" in code or "%%" in code:
         return False
     kinds = (ast.FunctionDef, ast.ClassDef)
-    return "starter_data()" in code or any(isinstance(node, kinds) for node in ast.parse(code).body)
+    return "starter_data()" in code or any(isinstance(n, kinds) for n in ast.parse(code).body)
 
 
 def looks(code: str) -> bool:
     "A cell that shows or tests what the method does."
-    return any(word in code for word in ("show(", "assert", "fit_steps", "package_draw"))
+    words = "show(", "show_sheet(", "assert", "fit_steps", "package_draw"
+    return any(word in code for word in words)
 
 
 METHOD = [code for code in CODE if defines(code) and not looks(code)]

@@ -163,8 +163,8 @@ def load_autoencoder(
         if kind != "AutoencoderKL": raise ValueError(f"config.json describes a {kind}")
         vae, info = AutoencoderKL.from_pretrained(
             place, torch_dtype=dtype, use_safetensors=True, output_loading_info=True)
-        missing = info["missing_keys"]
-        if missing: raise ValueError(f"weights are missing: {missing[:3]}")
+        if missing := info["missing_keys"]:
+            raise ValueError(f"weights are missing: {missing[:3]}")
     except (OSError, ValueError, SafetensorError) as e:
         raise OSError(f"no autoencoder at {str(name)!r}: not 'shipped', and no AutoencoderKL in a "
                       f"folder or on the hub. {e}") from e

@@ -125,15 +125,16 @@ class LatentShards:
 
     def check(self, config: DenoiserConfig, batch_size: int):
         "ValueError that names what is broken in the data, or does not fit the model."
-        _check_stored("latents", self.latents)
-        _check_stored("text embeddings", self.text)
-        some = np.unique(np.linspace(0, len(self) - 1, 1024).astype(int))
-        latents, text = self.read(some)
-        _check_finite("latents", latents, some)
-        _check_finite("text embeddings", text, some)
-        _check_shapes(latents.shape[1:], text.shape[1:], config)
         if batch_size > len(self):
             raise ValueError(f"batch_size={batch_size} > {len(self)} pictures")
+        some = np.unique(np.linspace(0, len(self) - 1, 1024).astype(int))
+        latents, text = self.read(some)
+        _check_shapes(latents.shape[1:], text.shape[1:], config)
+        for what, values in (("latents", latents), ("text embeddings", text)):
+            bad = some[(~values.isfinite()).flatten(1).any(1).numpy()]
+            if len(bad):
+                raise ValueError(f"{what} hold nan or inf, first at picture {bad[0]}; "
+                                 "the autoencoder may have run in float16")
         if not 0.3 < latents.std() < 3:
             raise ValueError(f"latents have standard deviation {latents.std():.3g}, "
                              "not near 1: scale them (encode_images does)")
@@ -147,47 +148,35 @@ def _check_partners(latents: list[Path], text: list[Path]):
                          "is the data step still running?")
 
 def _check_pair(path: Path, latents: np.ndarray, text: np.ndarray):
-    "ValueError where latents have a wrong shape, or texts another number."
+    "ValueError where latents have a wrong shape, or texts another number or kind."
     if latents.ndim != 4:
         raise ValueError(f"{path} must hold (n, C, H, W), has {latents.shape}")
     if len(latents) != len(text):
         raise ValueError(f"{path} has {len(latents)} latents, but {len(text)} texts: "
                          "they must pair up")
+    if text.dtype.kind != "f":
+        raise ValueError(f"text embeddings are stored as {text.dtype}: "
+                         "store them as float16 or float32")
 
 def _stored_clip(path: Path, latents: np.ndarray) -> Tensor | None:
     "The reach that 8-bit latents were written with, from beside them; else None."
-    if latents.dtype != np.uint8: return None
+    if latents.dtype.kind == "f": return None
+    if latents.dtype != np.uint8:
+        raise ValueError(f"latents are stored as {latents.dtype}: "
+                         "store them as float16 or float32")
     beside = path.with_name(path.stem.rsplit("_", 1)[0] + "_clip.npy")
     if not beside.exists(): raise FileNotFoundError(
         f"{path} holds 8-bit latents, but their reach is missing: {beside}")
     return torch.from_numpy(np.load(beside))
 
 # %% ../nbs/09_data.ipynb #e4fa76b3
-def _check_stored(what: str, arrays: list[np.ndarray]):
-    "ValueError where numbers are stored in a kind that no training can use."
-    for kind in {a.dtype for a in arrays}:
-        if kind.kind != "f" and not (what == "latents" and kind == np.uint8):
-            raise ValueError(f"{what} are stored as {kind}: "
-                             "store them as float16 or float32")
-
-def _check_finite(what: str, values: Tensor, pictures: np.ndarray):
-    "ValueError that names the first picture with nan or inf."
-    bad = (~values.isfinite()).flatten(1).any(1)
-    if bad.any():
-        raise ValueError(f"{what} hold nan or inf, first at picture "
-                         f"{pictures[bad.numpy()][0]}; "
-                         "the autoencoder may have run in float16")
-
 def _check_shapes(latent: torch.Size, text: torch.Size, config: DenoiserConfig):
     "ValueError where latents (C, H, W) or text (E,) or (L, E) do not fit a model."
-    channels, side = config.n_channels + config.extra_channels, config.image_size
-    if latent[0] != channels:
-        extra = f" and {config.extra_channels} extra" if config.extra_channels else ""
-        raise ValueError(f"latents have {latent[0]} channels, "
-                         f"the model has n_channels={config.n_channels}{extra}")
-    if latent[1:] != ((side, side) if isinstance(side, int) else tuple(side)):
-        raise ValueError(f"latents are {tuple(latent[1:])} large, "
-                         f"the model has image_size={side}")
+    C, H, W = config.latent_shape
+    if latent != (C + config.extra_channels, H, W):
+        raise ValueError(f"latents have {latent[0]} channels and are {tuple(latent[1:])} "
+                         f"large, the model has image_size={config.image_size}, "
+                         f"n_channels={C} and extra_channels={config.extra_channels}")
     if text[-1] != config.text_emb_size:
         raise ValueError(f"text embeddings are {text[-1]} wide, "
                          f"the model has text_emb_size={config.text_emb_size}")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .noise_schedules import noise_level_grid, q_sample
+from .noise_schedules import expand_level, noise_level_grid, q_sample
 
 # %% ../nbs/05_sampling.ipynb #b25c898b
 DenoiserFn = Callable[[Tensor, Tensor], Tensor]  # (x (B, ...), noise_level (B, 1)) -> x0_hat
@@ -150,11 +150,10 @@ def check_levels(
 ) -> list[float]:                           # the same as floats
     "Check a sampling grid. Raises ValueError unless it is a falling row within [0, 1]."
     levels = torch.as_tensor(noise_levels, dtype=torch.float64)
-    if levels.ndim != 1 or len(levels) < 2 or not (levels.diff() < 0).all():
-        raise ValueError(f"noise_levels must be one row of at least two levels that fall "
-                         f"strictly, got {levels.tolist()}")
-    if levels[0] > 1 or levels[-1] < 0:
-        raise ValueError(f"noise_levels must stay within [0, 1], got {levels.tolist()}")
+    if (levels.ndim != 1 or len(levels) < 2 or not (levels.diff() < 0).all()
+            or levels[0] > 1 or levels[-1] < 0):
+        raise ValueError("noise_levels must be one row of at least two levels that fall "
+                         f"strictly, within [0, 1], got {levels.tolist()}")
     return levels.tolist()
 
 # %% ../nbs/05_sampling.ipynb #7baedac6
@@ -223,8 +222,8 @@ def sample(
     *args, **settings,   # of `sample_steps`
 ) -> Tensor:             # state at the last level, (B, ...)
     "Sample: the last state of `sample_steps`, with its errors."
-    for step in sample_steps(*args, **settings): pass
-    return step.x
+    for step in sample_steps(*args, **settings): x = step.x
+    return x
 
 # %% ../nbs/05_sampling.ipynb #729b33b4
 def guide(
@@ -257,11 +256,10 @@ def guided(
         acts = (interval[0] <= noise_level) & (noise_level <= interval[1])
         if guidance == 1 or not acts.any(): return denoiser(x, noise_level, cond)
         if guidance == 0 and acts.all(): return denoiser(x, noise_level, null)
-        twice = torch.cat([x, x]), torch.cat([noise_level] * 2), torch.cat([cond, null])
-        both = denoiser(*twice)
+        both = denoiser(torch.cat([x, x]), noise_level.repeat(2, 1), torch.cat([cond, null]))
         both = both.to(torch.promote_types(both.dtype, torch.float32))
-        w = 1 + (guidance - 1) * acts.to(both.dtype)
-        return guide(*both.chunk(2), w.view(-1, *[1] * (both.ndim - 1)), rescale)
+        w = expand_level(1 + (guidance - 1) * acts.to(both.dtype), both)
+        return guide(*both.chunk(2), w, rescale)
     return denoise
 
 # %% ../nbs/05_sampling.ipynb #326e3016

@@ -220,12 +220,10 @@ def _read_clip(path: Path) -> dict[str, Tensor]:
                      "torch.jit.load(path).state_dict(), new_path)")
 
 # %% ../nbs/08_text_encoder.ipynb #15d01a5e
-def _cast(model: CLIP, dtype: torch.dtype) -> CLIP:
+def _cast(model: CLIP, dtype: torch.dtype):
     "Change the precision, save that of layer norms: CLIP's compute in float32."
-    model = model.to(dtype)
-    for module in model.modules():
+    for module in model.to(dtype).modules():
         if isinstance(module, nn.LayerNorm): module.float()
-    return model
 
 # %% ../nbs/08_text_encoder.ipynb #b43d1e31
 CACHE = Path("~/.cache/clip")   # where `clip.load` keeps OpenAI's files, too
@@ -250,6 +248,7 @@ def load_text_encoder(
         about = path.with_name("config.json")
         if about.exists(): card = json.loads(about.read_text(encoding="utf-8"))
         weights = _read_clip(path)
-    try: model = _cast(build_model(weights).float(), dtype).to(device)
+    try: model = build_model(weights).float().to(device)
     except (KeyError, RuntimeError) as e: raise ValueError(f"{path} holds no CLIP: {e}") from e
+    if dtype != torch.float32: _cast(model, dtype)
     return TextEncoder(model, card.get("scale", 1.0), card.get("words", ())).eval()

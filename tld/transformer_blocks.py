@@ -271,40 +271,30 @@ class DecoderBlock(nn.Module):
         qk_norm: bool = False,    # see `MHAttention`
     ):
         super().__init__()
-        heads, settings = max(1, embed_dim // 64), (qk_norm, self.order)
-        self.self_attention = SelfAttention(embed_dim, is_causal, dropout_level, heads, *settings)
-        self.cross_attention = CrossAttention(
-            embed_dim, False, 0.0, self.cross_heads or heads, *settings)
+        heads, how = max(1, embed_dim // 64), dict(qk_norm=qk_norm, order=self.order)
+        self.self_attention = SelfAttention(embed_dim, is_causal, dropout_level, heads, **how)
+        self.cross_attention = CrossAttention(embed_dim, n_heads=self.cross_heads or heads, **how)
         self.mlp = mlp_class(embed_dim, mlp_multiplier, dropout_level)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(embed_dim) for _ in range(3))
         self.modulation = Modulation(embed_dim, 9) if adaln else None
 
-    def sublayers(
-        self,
-        y: Tensor,                           # conditioning tokens, (B, L, D)
-        grid: tuple[int, int] | None = None, # rows, columns of tokens; a square if None
-        attn_mask: Tensor | None = None,     # conditioning tokens that may be seen, (B, 1, 1, L)
-    ) -> tuple:                              # three norms, each with its function of the tokens
-        "Pair the norms with what they stand before."
-        return ((self.norm1, self.self_attention),
-                (self.norm2, lambda x: self.cross_attention(x, y, attn_mask)),
-                (self.norm3, lambda x: self.mlp(x, grid)))
-
     def forward(
         self,
         x: Tensor,                           # tokens, (B, N, D)
-        y: Tensor,                           # the next three: see `sublayers`
-        grid: tuple[int, int] | None = None,
-        attn_mask: Tensor | None = None,
+        y: Tensor,                           # conditioning tokens, (B, L, D)
+        grid: tuple[int, int] | None = None, # rows, columns of tokens; a square if None
+        attn_mask: Tensor | None = None,     # conditioning tokens that may be seen, (B, 1, 1, L)
         condition: Tensor | None = None,     # condition vector for adaln, (B, D)
     ) -> Tensor:                             # (B, N, D)
-        vectors = self.modulation(condition) if self.modulation is not None else ()
-        for i, (norm, f) in enumerate(self.sublayers(y, grid, attn_mask)):
-            if vectors:
-                shift, scale, gate = vectors[3 * i:3 * i + 3]                       # (B, 1, D)
-                x = x + gate * f(modulate(norm(x), shift, scale))
-            else: x = x + f(norm(x))
-        return x
+        if self.modulation is None:
+            x = x + self.self_attention(self.norm1(x))
+            x = x + self.cross_attention(self.norm2(x), y, attn_mask)
+            return x + self.mlp(self.norm3(x), grid)
+        (shift1, scale1, gate1, shift2, scale2, gate2,
+         shift3, scale3, gate3) = self.modulation(condition)                        # (B, 1, D)
+        x = x + gate1 * self.self_attention(modulate(self.norm1(x), shift1, scale1))
+        x = x + gate2 * self.cross_attention(modulate(self.norm2(x), shift2, scale2), y, attn_mask)
+        return x + gate3 * self.mlp(modulate(self.norm3(x), shift3, scale3), grid)
 
 # %% ../nbs/03_transformer_blocks.ipynb #d457df11
 class PublishedBlock(DecoderBlock):
@@ -316,8 +306,9 @@ class PublishedBlock(DecoderBlock):
         super().__init__(*args, **kwargs)
 
     def forward(self, x, y, grid=None, attn_mask=None, condition=None) -> Tensor:   # (B, N, D)
-        for norm, f in self.sublayers(y, grid, attn_mask): x = norm(x + f(x))
-        return x
+        x = self.norm1(x + self.self_attention(x))
+        x = self.norm2(x + self.cross_attention(x, y, attn_mask))
+        return self.norm3(x + self.mlp(x, grid))
 
 # %% ../nbs/03_transformer_blocks.ipynb #291df5b1
 BLOCKS = {"original": DecoderBlock, "published": PublishedBlock}

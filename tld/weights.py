@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
