@@ -66,7 +66,7 @@ def log_snr(
 def half_log_snr(
     noise_level: Tensor,  # sigma in [0, 1]
 ) -> Tensor:              # log(alpha / sigma)
-    "Halve the log-SNR, `log alpha - log sigma`: DPM-Solver's lambda (Lu et al. 2022, sec. 2.2)."
+    "Halve the log-SNR: DPM-Solver's lambda (Lu et al. 2022a, sec. 3.1)."
     return log_snr(noise_level) / 2
 
 # %% ../nbs/01_noise_schedules.ipynb #5d3bfeb5
@@ -87,7 +87,7 @@ def linear_path(
 def cosine_path(
     t: Tensor,               # time in [0, 1]
 ) -> tuple[Tensor, Tensor]:  # alpha and sigma, alpha^2 + sigma^2 = 1
-    "Give the cosine path, `cos(pi t / 2), sin(pi t / 2)` (Nichol & Dhariwal 2021, sec. 3.2)."
+    "Give the cosine path (Nichol & Dhariwal 2021, sec. 3.2, without the offset)."
     return torch.cos(t * math.pi / 2), torch.sin(t * math.pi / 2)
 
 # %% ../nbs/01_noise_schedules.ipynb #b43b9b0b

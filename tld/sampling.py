@@ -68,7 +68,7 @@ def extrapolate(
 
 # %% ../nbs/05_sampling.ipynb #75b213a4
 def dpmpp_2m_step(x, x0_hat, noise_level, next_noise_level, previous: Previous = None) -> Tensor:
-    "`ddim_step` with the extrapolated prediction: DPM-Solver++(2M) (Lu et al. 2022, alg. 2)."
+    "`ddim_step` with the extrapolated prediction: DPM-Solver++(2M) (Lu et al. 2022b, alg. 2)."
     x0_hat = extrapolate(x0_hat, noise_level, next_noise_level, previous)
     return ddim_step(x, x0_hat, noise_level, next_noise_level)
 
