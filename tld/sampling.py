@@ -219,10 +219,12 @@ def sample_steps(
 
 # %% ../nbs/05_sampling.ipynb #71e0b5a4
 def sample(
-    *args, **settings,   # of `sample_steps`
-) -> Tensor:             # state at the last level, (B, ...)
+    denoiser: DenoiserFn,                   # these three as for `sample_steps`
+    x: Tensor, noise_levels: Tensor | Sequence[float],
+    *more, **settings,                      # its sampler, eta, seeds
+) -> Tensor:                                # state at the last level, (B, ...)
     "Sample: the last state of `sample_steps`, with its errors."
-    for step in sample_steps(*args, **settings): x = step.x
+    for step in sample_steps(denoiser, x, noise_levels, *more, **settings): x = step.x
     return x
 
 # %% ../nbs/05_sampling.ipynb #729b33b4

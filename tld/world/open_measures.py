@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..measures import bootstrap_interval, wilson_interval
 from ..noise_schedules import noise_level_grid
+from ..pictures import to_float
 from ..sampling import DenoiserFn, draw, guide
 from .open_facts import PARTS, Wanted, place_name, size_name
 from .open_judge import OpenJudge, OpenReading
@@ -172,7 +173,7 @@ def fidelity(
     rows = [i for i, r in enumerate(readings) if r.scene is not None]
     if not rows: return {"ratio": float("inf"), "interval": (0.0, float("inf")), "n": 0}
     painted = paint_batch([readings[i].scene for i in rows])
-    mse = lambda x: (x.float().cpu() - (painted / 127.5 - 1)).square().mean((1, 2, 3))
+    mse = lambda x: (x.float().cpu() - to_float(painted)).square().mean((1, 2, 3))
     error, own = mse(pictures[rows].clamp(-1, 1)), mse(roundtrip(painted).clamp(-1, 1))
     low, high = bootstrap_interval(error)
     ratio = lambda value: (value / own.mean().item()) ** 0.5
