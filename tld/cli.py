@@ -128,8 +128,8 @@ def generate_command(args: argparse.Namespace):
     from tld.pictures import from_pil
     (path, folder), prompts = picture_place(args.out), read_prompts(args)
     check_drawing(args)
-    settings = {"sampler": args.sampler, "grid": args.grid, "negative_prompt": args.negative,
-                **sampling_settings(args)}
+    settings = {"sampler": args.sampler, "grid": args.grid, "shift": args.shift,
+                "negative_prompt": args.negative, **sampling_settings(args)}
     if args.image:
         settings |= {"image": Image.open(args.image),
                      "strength": 0.6 if args.strength is None else args.strength}
@@ -362,7 +362,8 @@ def add_drawing_options(
     p.add_argument("--steps", type=int, help="(the model's own; the shipped one's are 15)")
     p.add_argument("--guidance", type=float, help="(the model's own; the shipped one's is 2)")
     p.add_argument("--sampler", help="dpmpp_2m, ddim, heun, ancestral ... (the model's own)")
-    p.add_argument("--grid", default="power", help="power, log_snr or karras")
+    p.add_argument("--grid", help="power, log_snr or karras (the model's own)")
+    p.add_argument("--shift", type=float, help="above 1: steps at high noise (the model's own)")
     p.add_argument("--negative", help="what not to draw")
     p.add_argument("--image", help="a picture to change instead of starting from noise")
     p.add_argument("--strength", type=float, help="of the change: 0 keeps, 1 forgets (0.6)")

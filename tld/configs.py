@@ -35,6 +35,8 @@ class DenoiserConfig:
     qk_norm: bool = False                   # normalise queries and keys per head
     n_text_tokens: int = 1                  # L: most rows of text a label may have (1 = pooled)
     extra_channels: int = 0                 # E: channels given beside the noisy latents
+    prediction: str = "x0"                  # the network's: "x0", or "edm", see tld.vdm
+    positions: str = "learned"              # "learned", or "sincos": fixed sines and cosines
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -160,10 +162,11 @@ class TrainConfig:
     noise_distribution: str = "beta"       # "beta", "logit_normal" or "uniform"
     beta_a: float = 1.0                    # Beta(a, b) of the training noise level
     beta_b: float = 2.5
-    logit_loc: float = 0.0                 # sigmoid(loc + scale * normal); loc > 0: more noise
-    logit_scale: float = 1.0
+    logit_loc: float | tuple[float, ...] = 0.0    # sigmoid(loc + scale * normal); loc > 0:
+    logit_scale: float | tuple[float, ...] = 1.0  # more noise; several: mixed in equal parts
     stratified: bool = False               # spread the noise levels of a batch evenly
-    loss_weighting: str = "x0"             # see tld.vdm.diffusion_loss
+    loss_weighting: str = "x0"             # see tld.vdm.loss_weight
+    min_noise_level: float = 0.05          # for loss_weighting: sigma counts as no less
     cond_drop_prob: float = 0.15           # probability that a caption is replaced by zeros
     optimizer: str = "adamw"               # "adamw" or "muon" (block matrices; AdamW elsewhere)
     muon_lr: float = 0.02                  # peak learning rate of the Muon part

@@ -50,14 +50,14 @@ def training_loss(
     model: nn.Module,      # (x, noise_level (B, 1), text) -> x0_hat
     batch: Batch,
     noise: Noise,
-    config: TrainConfig,   # its `loss_weighting`, see `tld.vdm.diffusion_loss`
+    config: TrainConfig,   # its `loss_weighting`, `min_noise_level`: `tld.vdm.loss_weight`
 ) -> Tensor:               # scalar
     "Corrupt, predict, compare: `E w(sigma) |x0_hat(x_t, sigma, text) - x0|^2`."
-    xt, _ = q_sample(batch.x0, noise.level, noise.eps)
-    extra = {} if batch.extra is None else {"extra": batch.extra}
-    text = drop_text(batch.text, noise.keep_text)
-    x0_hat = model(xt, noise.level[:, None], text, **extra)
-    return diffusion_loss(x0_hat, batch.x0, noise.level, config.loss_weighting).mean()
+    sigma, extra = noise.level, {} if batch.extra is None else {"extra": batch.extra}
+    xt, _ = q_sample(batch.x0, sigma, noise.eps)
+    x0_hat = model(xt, sigma[:, None], drop_text(batch.text, noise.keep_text), **extra)
+    return diffusion_loss(x0_hat, batch.x0, sigma, config.loss_weighting,
+                          min_noise_level=config.min_noise_level).mean()
 
 # %% ../nbs/10_training.ipynb #e16f4e1f
 @functools.lru_cache(maxsize=2)
@@ -93,7 +93,7 @@ def draw_batches(
 def noise_distribution_of(
     config: TrainConfig,
 ) -> NoiseDistribution:    # with `.sample(n)`
-    "The distribution of noise levels that a recipe trains on."
+    "The distribution of noise levels that a recipe trains on; a ValueError if there is none."
     name = config.noise_distribution
     params = {"beta": dict(a=config.beta_a, b=config.beta_b), "uniform": {},
               "logit_normal": dict(loc=config.logit_loc, scale=config.logit_scale)}

@@ -126,6 +126,7 @@ class DiffusionGenerator(LatentModel):
         strength: float = 1.0,         # of the change: 0 keeps `init`, 1 forgets it
         callback: Callable[[Step, Tensor], None] | None = None, # gets a step, and x0_hat decoded
         progress: bool = False,        # show a bar
+        shift: float = 1.0,            # of the grid towards noise, see `noise_level_grid`
     ) -> tuple[Tensor, Tensor]:        # pictures (B, 3, H, W) in [-1, 1], and latents
         "Generate pictures; picture i depends on its own seed, label and start only."
         n = len(labels) if num_imgs is None else num_imgs
@@ -138,7 +139,7 @@ class DiffusionGenerator(LatentModel):
                 cond=self._rows(labels, n), uncond=self._rows(negative, n),
                 guidance=class_guidance, interval=guidance_interval, rescale=guidance_rescale,
                 start=init, strength=strength, exponent=exponent, noise_levels=noise_levels,
-                eta=eta, noise=seeds, callback=tell, progress=progress)
+                shift=shift, eta=eta, noise=seeds, callback=tell, progress=progress)
         if bright_f: latents[:, 0] += bright_f
         if sharp_f: latents[:, 3] += sharp_f
         return self.decode(latents, scale_factor), latents

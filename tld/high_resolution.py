@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .configs import DataConfig, DenoiserConfig, ModelConfig, TrainConfig, patch_grid
-from .denoiser import Denoiser, cloned
+from .denoiser import Denoiser, cloned, sincos_positions
 from .world.objects import sprite
 from .world.scenes import SceneDataset, encode_scenes, shipped_world
 
@@ -57,7 +57,8 @@ def at_size(
     "Make a denoiser of latents of another size or shape, its positions stretched."
     block, name = model.denoiser_trans_block, "denoiser_trans_block.pos_embed.weight"
     grid = patch_grid(image_size, model.config.patch_size)
-    table = stretch_positions(block.pos_embed.weight.detach(), block.grid, grid)
+    if model.config.positions == "sincos": table = sincos_positions(grid, model.config.embed_dim)
+    else: table = stretch_positions(block.pos_embed.weight.detach(), block.grid, grid)
     return cloned(model, {name: table}, image_size=image_size)
 
 # %% ../nbs/14_high_resolution.ipynb #5b15537e

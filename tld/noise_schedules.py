@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['DISTRIBUTIONS', 'GRIDS', 'signal_level', 'expand_level', 'q_sample', 'snr', 'log_snr', 'half_log_snr',
            'noise_level_from_log_snr', 'linear_path', 'cosine_path', 'edm_sigma', 'noise_level_from_edm_sigma',
-           'to_linear_path', 'NoiseDistribution', 'Uniform', 'beta_cdf', 'Beta', 'LogitNormal', 'noise_distribution',
-           'shift_noise_level', 'noise_level_grid']
+           'to_linear_path', 'NoiseDistribution', 'Uniform', 'beta_cdf', 'bisect_cdf', 'Beta', 'LogitNormal', 'Mixture',
+           'logit_normals', 'noise_distribution', 'shift_noise_level', 'noise_level_grid']
 
 # %% ../nbs/01_noise_schedules.ipynb #dc1db3fd
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -168,6 +169,19 @@ def beta_cdf(
     head = torch.exp(torch.xlogy(p, y) + torch.xlogy(q, 1 - y) + log_scale) / p
     return torch.where(flip, 1 - head / tail, head / tail)
 
+# %% ../nbs/01_noise_schedules.ipynb #24c61de5
+def bisect_cdf(
+    cdf: Callable[[Tensor], Tensor],  # cumulative curve of levels, float64, the shape of u
+    u: Tensor,                        # in [0, 1]
+) -> Tensor:                          # the levels where the curve reaches u, the shape of u
+    "Invert a cumulative curve on [0, 1] by bisection, a bit of float64 each time."
+    low, high = torch.zeros_like(u.double()), torch.ones_like(u.double())
+    for _ in range(54):
+        middle = (low + high) / 2
+        below = cdf(middle) < u
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return ((low + high) / 2).to(u.dtype)
+
 # %% ../nbs/01_noise_schedules.ipynb #f339d595
 @dataclass(frozen=True)
 class Beta(NoiseDistribution):
@@ -189,12 +203,7 @@ class Beta(NoiseDistribution):
     def icdf(self, u: Tensor) -> Tensor:
         if self.a == 1: return -torch.expm1(torch.log1p(-u) / self.b)  # 1 - (1 - u)^(1/b)
         if self.b == 1: return u ** (1 / self.a)
-        low, high = torch.zeros_like(u.double()), torch.ones_like(u.double())
-        for _ in range(54):                           # bisection, a bit of float64 each time
-            middle = (low + high) / 2
-            below = beta_cdf(middle, self.a, self.b) < u
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return ((low + high) / 2).to(u.dtype)
+        return bisect_cdf(lambda level: beta_cdf(level, self.a, self.b), u)
 
 # %% ../nbs/01_noise_schedules.ipynb #6ae88f54
 @dataclass(frozen=True)
@@ -219,12 +228,42 @@ class LogitNormal(NoiseDistribution):
     def icdf(self, u: Tensor) -> Tensor:
         return torch.sigmoid(self.loc + self.scale * torch.special.ndtri(u))
 
+# %% ../nbs/01_noise_schedules.ipynb #26ec8f8c
+@dataclass(frozen=True)
+class Mixture(NoiseDistribution):
+    "Several distributions in equal shares: pdf and cdf are the means of those of the parts."
+    parts: tuple[NoiseDistribution, ...]  # at least one
+
+    def __post_init__(self):
+        if not self.parts: raise ValueError("Mixture needs at least one part")
+
+    def pdf(self, noise_level: Tensor) -> Tensor:
+        return torch.stack([part.pdf(noise_level) for part in self.parts]).mean(0)
+
+    def cdf(self, noise_level: Tensor) -> Tensor:
+        return torch.stack([part.cdf(noise_level) for part in self.parts]).mean(0)
+
+    def icdf(self, u: Tensor) -> Tensor: return bisect_cdf(self.cdf, u)
+
+# %% ../nbs/01_noise_schedules.ipynb #b75b3305
+def logit_normals(
+    loc: float | tuple[float, ...] = 0.0,    # of each part
+    scale: float | tuple[float, ...] = 1.0,  # ... as many as of `loc`
+) -> NoiseDistribution:                      # one part: a LogitNormal; several: their Mixture
+    "Make a logit-normal, or an equal mixture of several; ValueError for unequal numbers."
+    locs, scales = (v if isinstance(v, (tuple, list)) else (v,) for v in (loc, scale))
+    if len(locs) != len(scales):
+        raise ValueError(f"logit-normals need as many scales as locs, got {len(locs)} of "
+                         f"loc = {loc} and {len(scales)} of scale = {scale}")
+    parts = tuple(map(LogitNormal, locs, scales))
+    return parts[0] if len(parts) == 1 else Mixture(parts)
+
 # %% ../nbs/01_noise_schedules.ipynb #137a6fda
-DISTRIBUTIONS = {"uniform": Uniform, "beta": Beta, "logit_normal": LogitNormal}
+DISTRIBUTIONS = {"uniform": Uniform, "beta": Beta, "logit_normal": logit_normals}
 
 def noise_distribution(
     name: str,           # a key of DISTRIBUTIONS
-    **params,            # the fields of that distribution
+    **params,            # the fields of that distribution; logit_normal: see `logit_normals`
 ) -> NoiseDistribution:  # ready to `.sample(n)`
     "Look a training distribution up by name; raises ValueError for an unknown one."
     if name not in DISTRIBUTIONS:

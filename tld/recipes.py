@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['save_state', 'load_state', 'fit_resumably', 'flat_then_falling', 'without', 'image_batches', 'train_autoencoder',
-           'train_text_encoder', 'shipped_configs', 'shipped_encoders', 'train_shipped', 'train_few_steps', 'fine_tune',
-           'train_high_resolution', 'outpainting_config', 'train_outpainting']
+           'train_text_encoder', 'train_open_text_encoder', 'shipped_configs', 'shipped_encoders', 'train_shipped',
+           'train_few_steps', 'fine_tune', 'train_high_resolution', 'outpainting_config', 'train_outpainting']
 
 # %% ../nbs/recipes.ipynb #7ec2f492
 import copy
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -23,8 +24,8 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .autoencoder import (
-    AutoencoderConfig, autoencoder_loss, encode_images, load_autoencoder,
-    make_autoencoder)
+    AutoencoderConfig, autoencoder_loss, channel_stats, encode_images,
+    load_autoencoder, make_autoencoder)
 from .configs import (
     DataConfig, DenoiserConfig, ModelConfig, TrainConfig, config_to_dict)
 from .denoiser import Denoiser, load_denoiser
@@ -41,9 +42,11 @@ from .sampling import GUIDANCE
 from .text import CLIP, TextEncoderConfig, load_text_encoder, save_text_encoder
 from .train import main
 from .weights import SHIPPED, save_denoiser
+from .world import open_contrast
 from .world.contrast import (
     Towers, contrast_captions, contrast_pictures, image_loss, known_names, text_loss)
 from .world.judge import Judge
+from .world.open_captions import OpenScenes
 from .world.scenes import (
     SceneDataset, encode_scenes, held_out_prompts, make_scene, shipped_world)
 
@@ -107,11 +110,12 @@ def flat_then_falling(
     warmup_steps: int,
     decay_steps: int,     # the rates fall to zero over these last steps; 0: never
     seed: int,
+    grad_clip: float = 0.0,   # largest gradient norm; 0: off
 ) -> TrainConfig:
-    "Describe a run for `fit_steps`: rates are the optimiser's own, no clipping."
+    "Describe a run for `fit_steps`: rates are the optimiser's own."
     return TrainConfig(
-        n_steps=n_steps, warmup_steps=warmup_steps, decay_steps=decay_steps,
-        lr_schedule="linear" if decay_steps else "constant", grad_clip=0, seed=seed)
+        n_steps=n_steps, warmup_steps=warmup_steps, decay_steps=decay_steps, seed=seed,
+        lr_schedule="linear" if decay_steps else "constant", grad_clip=grad_clip)
 
 # %% ../nbs/recipes.ipynb #12ba1feb
 def without(
@@ -140,45 +144,52 @@ def train_autoencoder(
     out_dir: str | Path,     # gets the model, and the run's state
     cfg: AutoencoderConfig | None = None,
     progress: bool = True,   # show a bar
-) -> AutoencoderKL:
-    "Train from random weights, or resume the run in `out_dir`; `save_pretrained`."
+    dtype: torch.dtype = torch.float32,   # of the weights as saved
+) -> AutoencoderKL:          # as saved and loaded again
+    "Train all weights, or resume the run in `out_dir`; `save_pretrained`."
     cfg, out_dir = cfg or AutoencoderConfig(), Path(out_dir)
     torch.manual_seed(cfg.seed)
-    vae, muon = make_autoencoder(cfg), cfg.muon_lr > 0
+    vae = make_autoencoder(cfg)
     kernels, others = split_parameters(
-        vae, lambda name, p: p.ndim == 4 and "resnets" in name)
-    for p in kernels: p.requires_grad_(muon)
+        vae, lambda name, p: cfg.muon_lr > 0 and p.ndim == 4 and "resnets" in name)
     fit_resumably(
         out_dir / "checkpoint.pt", without(cfg, "n_steps", "save_every"), vae,
         partial(image_batches, dataset, cfg.batch_size),
-        flat_then_falling(cfg.n_steps, cfg.warmup_steps, cfg.decay_steps, cfg.seed),
-        MuonAdamW(kernels if muon else [], others, cfg.lr, cfg.muon_lr),
+        flat_then_falling(cfg.n_steps, cfg.warmup_steps, cfg.decay_steps, cfg.seed,
+                          cfg.grad_clip),
+        MuonAdamW(kernels, others, cfg.lr, cfg.muon_lr, (0.9, cfg.adam_beta2)),
         lambda vae, images, *_: autoencoder_loss(vae, images, cfg.kl_weight)[0],
         save_every=cfg.save_every, progress=progress)
     vae.eval()
-    latents = encode_images(vae, next(image_batches(dataset, min(512, len(dataset)))))
-    vae.register_to_config(scaling_factor=1 / latents.std().item())
-    vae.save_pretrained(out_dir)
+    with autocast("cpu", "bf16"):   # as pictures are encoded for training: 1,024 of them
+        parts = islice(image_batches(dataset, 64), 16)
+        vae.register_to_config(**channel_stats(
+            torch.cat([encode_images(vae, images) for images in parts])))
+    nn.Module.to(vae, dtype).save_pretrained(out_dir)   # diffusers' own `to` warns
     recipe = json.dumps(asdict(cfg), indent=1)
     write_atomically(out_dir / "recipe.json", lambda p: p.write_text(recipe))
-    return vae
+    return load_autoencoder(out_dir)
 
 # %% ../nbs/recipes.ipynb #934bc164
-def _tower_runs(towers: Towers, cfg: TextEncoderConfig) -> dict[str, tuple]:
-    "Give each tower's steps, batches from a step on, optimiser, and loss."
-    matrices, rest = split_parameters(
-        towers, lambda name, p: p.ndim == 2 and "transformer.resblocks" in name)
-    image = list(towers.clip.visual.parameters())
-    text = [p for p in rest if not any(p is q for q in image)]
-    return {"text": (cfg.n_text_steps,
-                     lambda first: (contrast_captions(cfg, i) for i in count(first)),
-                     MuonAdamW(matrices, text, cfg.lr, cfg.muon_lr),
-                     lambda towers, said, *_: text_loss(towers, said, cfg)),
-            "image": (cfg.n_image_steps,
-                      lambda first: (contrast_pictures(cfg, cfg.n_text_steps + i)
-                                     for i in count(first)),
-                      MuonAdamW([], image, cfg.image_lr),
-                      lambda towers, batch, *_: image_loss(towers, *batch, cfg))}
+def _fit_tower(name: str, towers: nn.Module, draw: Callable, loss: Callable, out_dir: Path,
+               cfg: TextEncoderConfig, progress: bool):
+    "Train the text tower or, with that locked, the image tower; or resume."
+    text, settings = name == "text", without(cfg, "save_every")
+    if text: del settings["n_image_steps"], settings["image_lr"]   # may be chosen later
+    else: settings["text_tower"] = zlib.crc32(towers.clip.text_projection.detach().numpy())
+    towers.requires_grad_(text)
+    towers.clip.visual.requires_grad_(not text)
+    matrices, others = split_parameters(
+        towers, lambda key, p: text and p.ndim == 2 and "transformer.resblocks" in key)
+    others = [p for p in others if p.requires_grad]
+    start, n_steps = (0, cfg.n_text_steps) if text else (cfg.n_text_steps, cfg.n_image_steps)
+    fit_resumably(
+        out_dir / f"{name}_tower.pt", settings, towers,
+        lambda first: (draw(cfg, start + i) for i in count(first)),
+        flat_then_falling(n_steps, cfg.warmup_steps, int(cfg.decay * n_steps), cfg.seed),
+        MuonAdamW(matrices, others, cfg.lr if text else cfg.image_lr, cfg.muon_lr),
+        lambda towers, batch, *_: loss(towers, batch, cfg),
+        save_every=cfg.save_every, progress=progress)
 
 def train_text_encoder(
     out_dir: str | Path,     # gets the model, and the state of either tower's run
@@ -188,17 +199,31 @@ def train_text_encoder(
     "Train from random weights, or resume in `out_dir`; save what `clip.load` opens."
     cfg, out_dir = cfg or TextEncoderConfig(), Path(out_dir)
     torch.manual_seed(cfg.seed)
-    towers = Towers(cfg)
-    for name, (n_steps, batches, optimizer, loss) in _tower_runs(towers, cfg).items():
-        towers.requires_grad_(name == "text")   # the other tower is locked
-        towers.clip.visual.requires_grad_(name == "image")
-        decay_steps = int(cfg.decay * n_steps)
-        fit_resumably(
-            out_dir / f"{name}_tower.pt", without(cfg, "save_every"), towers, batches,
-            flat_then_falling(n_steps, cfg.warmup_steps, decay_steps, cfg.seed),
-            optimizer, loss, save_every=cfg.save_every, progress=progress)
+    towers, of_pictures = Towers(cfg), lambda towers, batch, cfg: image_loss(towers, *batch, cfg)
+    _fit_tower("text", towers, contrast_captions, text_loss, out_dir, cfg, progress)
+    _fit_tower("image", towers, contrast_pictures, of_pictures, out_dir, cfg, progress)
     said = [make_scene("full", "train", 3, i).caption for i in range(1024)]
     return save_text_encoder(towers.clip, towers.used, out_dir, cfg, said, known_names())
+
+# %% ../nbs/recipes.ipynb #610362c4
+def train_open_text_encoder(
+    out_dir: str | Path,     # gets the model, and the state of either tower's run
+    cfg: TextEncoderConfig | None = None,
+    progress: bool = True,   # show a bar
+    text_tower: dict | None = None,   # weights of `open_contrast.Towers`; None: train them
+) -> CLIP:
+    "Train for the open world, or resume in `out_dir`; save what `clip.load` opens."
+    cfg, out_dir, world = cfg or TextEncoderConfig.open_world(), Path(out_dir), open_contrast
+    torch.manual_seed(cfg.seed)
+    towers = world.Towers(cfg)
+    if text_tower: towers.load_state_dict(text_tower)
+    else: _fit_tower("text", towers, world.contrast_captions, world.text_loss, out_dir, cfg,
+                     progress)
+    _fit_tower("image", towers, world.contrast_pictures, world.image_loss, out_dir, cfg,
+               progress)
+    said = [OpenScenes("full", "train", seed=3).caption(i) for i in range(1024)]
+    return save_text_encoder(towers.clip, towers.used, out_dir, cfg, said,
+                             world.known_names())
 
 # %% ../nbs/recipes.ipynb #4176976c
 def shipped_configs(

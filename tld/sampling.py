@@ -167,8 +167,7 @@ class StepContext(NamedTuple):
 # %% ../nbs/05_sampling.ipynb #086d886d
 def _heun(x, x0_hat, noise_level, next_noise_level, run):
     x_next = ddim_step(x, x0_hat, noise_level, next_noise_level)
-    if next_noise_level == 0:  # x_next is x0_hat; there is no velocity to average with
-        return x_next
+    if next_noise_level == 0: return x_next  # is x0_hat: no velocity to average with
     x0_hat_next = run.denoise(x_next, next_noise_level)
     return heun_step(x, x0_hat, x0_hat_next, noise_level, next_noise_level)
 
@@ -283,11 +282,12 @@ def sampling_levels(
     exponent: float = 1.0,    # of the power grid; 1 = evenly spaced
     strength: float = 1.0,    # the level to start from, in (0, 1]
     noise_levels: Sequence[float] | Tensor | None = None, # a grid for strength 1, instead
+    shift: float = 1.0,       # see `noise_level_grid`; above 1 spends steps on high noise
 ) -> Tensor:                  # strength > ... > 0, float64
     "Space levels from `strength` to 0: `ceil(strength n_steps)` steps, or the given grid shrunk."
     if noise_levels is not None:
         return strength * torch.tensor(check_levels(noise_levels), dtype=torch.float64)
-    return noise_level_grid(math.ceil(strength * n_steps), grid, exponent, max_level=strength)
+    return noise_level_grid(math.ceil(strength * n_steps), grid, exponent, shift, strength)
 
 # %% ../nbs/05_sampling.ipynb #a0fde334
 def start_state(
@@ -326,7 +326,7 @@ def draw(
     rescale: float = 0.0,                    # see `guide`
     start: Tensor | None = None,             # clean data to change, (B or 1, *shape)
     strength: float = 1.0,                   # level to start from: 0 keeps `start`
-    exponent: float = 1.0,                   # of the power grid
+    exponent: float = 1.0, shift: float = 1.0,             # of the grid, see `noise_level_grid`
     noise_levels: Sequence[float] | Tensor | None = None,  # a grid instead
     eta: float | None = None,                # share of fresh noise, see `sample_steps`
     noise: Tensor | None = None,             # instead of the seeds', (B, *shape)
@@ -342,7 +342,7 @@ def draw(
         denoise = guided(denoise, cond, uncond, guidance, interval, rescale)
     x = x.to(device if cond is None else cond.device)
     if strength == 0: return x
-    levels = sampling_levels(n_steps, grid, exponent, strength, noise_levels)
+    levels = sampling_levels(n_steps, grid, exponent, strength, noise_levels, shift)
     steps = sample_steps(denoise, x, levels, sampler, eta, seeds)
     for step in tqdm(steps, total=len(levels) - 1, disable=not progress):
         x = step.x

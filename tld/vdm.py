@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['forward_coefficients', 'posterior_coefficients', 'x0_from_v', 'eps_from_v', 'eps_from_x0', 'v_from_x0', 'x0_from_eps',
-           'v_from_eps', 'elbo_weight', 'loss_weight', 'diffusion_loss', 'prior_kl', 'bound_integrand']
+           'v_from_eps', 'elbo_weight', 'loss_weight', 'diffusion_loss', 'edm_coefficients', 'prior_kl',
+           'bound_integrand']
 
 # %% ../nbs/02_vdm.ipynb #4bd05d6a
 from collections.abc import Callable
@@ -103,12 +104,12 @@ def elbo_weight(
 # %% ../nbs/02_vdm.ipynb #8d2d40f2
 def loss_weight(
     noise_level: Tensor,            # sigma in [0, 1], any shape
-    weighting: str = "x0",          # "x0", "eps", "v", "min_snr" or "elbo"
+    weighting: str = "x0",          # "x0", "eps", "v", "min_snr", "edm" or "elbo"
     min_noise_level: float = 0.05,  # sigma counts as no less than this: no weight is infinite
     snr_cap: float = 5.0,           # "min_snr": the largest weight (Hang et al. 2023)
 ) -> Tensor:                        # factor of the squared error of x0, the shape of noise_level
     "Give the factor by which a loss on eps, v, ... multiplies that on x0: SNR, 1 / sigma^2, ..."
-    known = ("x0", "eps", "v", "min_snr", "elbo")
+    known = ("x0", "eps", "v", "min_snr", "edm", "elbo")
     if weighting not in known:
         raise ValueError(f"unknown weighting {weighting!r}; known: {', '.join(known)}")
     sigma = noise_level.clamp(min=min_noise_level)
@@ -116,6 +117,7 @@ def loss_weight(
     if weighting == "eps": return snr(sigma)
     if weighting == "v": return 1 / sigma**2
     if weighting == "min_snr": return snr(sigma).clamp(max=snr_cap)
+    if weighting == "edm": return 1 + snr(sigma)   # 1 / c_out^2, see `edm_coefficients`
     return elbo_weight(sigma)
 
 # %% ../nbs/02_vdm.ipynb #a7787f24
@@ -132,6 +134,14 @@ def diffusion_loss(
     dtype = torch.promote_types(x0_hat.dtype, torch.float32)
     mse = (x0_hat.to(dtype) - x0.to(dtype)).square().flatten(1).mean(1)      # (B,)
     return loss_weight(noise_level.to(dtype).reshape(-1), weighting, **params) * mse
+
+# %% ../nbs/02_vdm.ipynb #3e97a3b7
+def edm_coefficients(
+    noise_level: Tensor,                 # sigma in [0, 1], any shape
+) -> tuple[Tensor, Tensor, Tensor]:      # c_in, c_skip, c_out, each of that shape
+    "Give `x0_hat = c_skip x_t + c_out F(c_in x_t)` (Karras et al. 2022, table 1, sigma_data = 1)."
+    variance = signal_level(noise_level) ** 2 + noise_level**2     # of x_t, r^2
+    return variance**-0.5, signal_level(noise_level) / variance, noise_level * variance**-0.5
 
 # %% ../nbs/02_vdm.ipynb #3d1a056d
 def prior_kl(

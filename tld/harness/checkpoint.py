@@ -23,9 +23,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from ..configs import ModelConfig, TrainConfig
-from ..denoiser import load_denoiser, save_denoiser
+from ..denoiser import load_denoiser
 from ..files import check_same_settings, remove, write_atomically
 from ..optim import MuonAdamW
+from ..weights import save_denoiser
 
 # %% ../../nbs/harness/checkpoint.ipynb #a0163ad7
 def checkpoints(

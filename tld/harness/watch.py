@@ -23,7 +23,6 @@ from tqdm.auto import tqdm
 
 from ..autoencoder import decode_latents, load_autoencoder
 from ..configs import ModelConfig, config_to_dict
-from ..denoiser import save_denoiser
 from ..files import write_atomically
 from ..fit import TrainStep, WithExtra, batch_indices
 from .checkpoint import (
@@ -35,6 +34,7 @@ from ..pictures import labelled_sheet
 from ..precision import autocasted
 from ..sampling import GUIDANCE, draw, seeded_noise
 from ..vdm import diffusion_loss
+from ..weights import save_denoiser
 
 # %% ../../nbs/harness/watch.ipynb #2d6b271e
 def sample_texts(

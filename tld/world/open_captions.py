@@ -262,9 +262,13 @@ class OpenScenes(torch.utils.data.Dataset):
         if not 0 <= i < self.n: raise IndexError(f"scene {i} of {self.n}")
         return make_scene(self.world, self.split, self.seed, i)
 
-    def caption(self, i: int) -> str:
+    def caption(
+        self, i: int,
+        use: int = 0,   # 1, 2, ...: what else may be said of the same scene
+    ) -> str:
         "The caption of item i."
-        rng = np.random.default_rng([self.seed, i, CAPTIONS])
+        stream = [self.seed, i, CAPTIONS] + ([use] if use else [])
+        rng = np.random.default_rng(stream)
         return describe(self.scene(i), rng, self.how)
 
     def __getitem__(self, i: int) -> tuple[Tensor, str]:

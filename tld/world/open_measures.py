@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PromptDenoiser', 'OPEN_PARTS', 'LEVELS', 'KEPT', 'Setting', 'for_prompts', 'draw_prompts', 'by_prompt', 'faithful',
            'share', 'unbiased_chi2', 'calibration', 'calibrated', 'held_out_share', 'fidelity', 'spread', 'excess',
-           'Codec', 'kept', 'uses_picture', 'near']
+           'Codec', 'kept', 'uses_picture', 'comes_back', 'near']
 
 # %% ../../nbs/world/open_measures.ipynb #c973af86
 from collections import Counter
@@ -19,6 +19,7 @@ from ..measures import bootstrap_interval, wilson_interval
 from ..noise_schedules import noise_level_grid
 from ..pictures import to_float
 from ..sampling import DenoiserFn, draw, guide
+from .open_captions import word
 from .open_facts import PARTS, Wanted, place_name, size_name
 from .open_judge import OpenJudge, OpenReading
 from .open_scenes import OpenScene, is_held_out, paint_batch
@@ -47,7 +48,8 @@ def for_prompts(
     def denoiser(x: Tensor, noise_level: Tensor) -> Tensor:
         low, high = setting.interval
         x0_hat, s = denoise(x, noise_level, prompts), noise_level.reshape(-1)[0].item()
-        if setting.guidance == 1 or not low <= s <= high: return x0_hat
+        off = setting.guidance == 1 or not low <= s <= high or not any(prompts)
+        if off: return x0_hat
         return guide(x0_hat, denoise(x, noise_level, [""] * len(x)), setting.guidance)
     return denoiser
 
@@ -249,22 +251,34 @@ def kept(
 def uses_picture(
     denoise: PromptDenoiser,
     scenes: Sequence[OpenScene],   # A, of single objects
-    others: Sequence[str],         # another object for each
+    others: Sequence[str],         # the name of another object for each
     level: float,                  # sigma
     codec: Codec,
     judge: OpenJudge,
     setting: Setting,
-) -> dict[str, dict]:   # shares: background, near A, the object asked for, A back
-    "Noise pictures, and draw on: told of another object, and, for `back`, nothing."
-    told, readings = kept(denoise, scenes, [f"a {name}" for name in others], level,
-                          codec, judge, setting)
-    free, _ = kept(denoise, scenes, [""] * len(scenes), level, codec, judge, setting)
+) -> dict[str, Tensor]:   # (B,) bool: A's background; near A; the object asked for
+    "Noise pictures, and draw on with the name of another object."
+    prompts = [word(Wanted("one", (name,), 1)) for name in others]
+    same, readings = kept(denoise, scenes, prompts, level, codec, judge, setting)
     seen = [r.scene for r in readings]
     close = [s is not None and near(s.boxes[0], a.boxes[0])
              for s, a in zip(seen, scenes)]
     asked = [s is not None and s.objects == (o,) for s, o in zip(seen, others)]
-    return {"background": share(told["background"]), "near": share(torch.tensor(close)),
-            "asked": share(torch.tensor(asked)), "back": share(free["all"])}
+    return {"background": same["background"], "near": torch.tensor(close),
+            "asked": torch.tensor(asked)}
+
+def comes_back(
+    denoise: PromptDenoiser,
+    scenes: Sequence[OpenScene],   # A
+    level: float,                  # sigma
+    codec: Codec,
+    judge: OpenJudge,
+    setting: Setting,
+) -> dict[str, Tensor]:   # (B,) bool: A is back; its tint, too
+    "Noise pictures, and draw on without a caption."
+    same, _ = kept(denoise, scenes, [""] * len(scenes), level, codec, judge, setting)
+    back = torch.stack([same[part] for part in KEPT if part != "tint"]).all(0)
+    return {"back": back, "tint": same["all"]}
 
 def near(
     a: tuple[int, int, int],   # left, top, size, pixels

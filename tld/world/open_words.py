@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['CATEGORIES', 'CATEGORY_OF', 'NEVER_TRAINED', 'COUNTED', 'PLACES', 'SIZE_WORDS', 'COUNT_WORDS', 'RELATION_WORDS',
-           'BACKGROUND_WORDS', 'PLACE_WORDS', 'plural', 'with_article', 'ways_to_say', 'plain_words', 'nouns']
+           'BACKGROUND_WORDS', 'PLACE_WORDS', 'plural', 'with_article', 'ways_to_say', 'nouns']
 
 # %% ../../nbs/world/open_words.ipynb #49eab9c3
 import functools
 import re
 
+from ..text import plain_words
 from .objects import OBJECTS, SYNONYMS
 
 # %% ../../nbs/world/open_words.ipynb #79dc64dc
@@ -111,13 +112,6 @@ def ways_to_say(
     return tuple(dict.fromkeys([*nouns, *(COUNTED[n] for n in nouns if n in COUNTED)]))
 
 # %% ../../nbs/world/open_words.ipynb #788c1872
-def plain_words(
-    text: str,
-) -> str:          # "A big T-shirt!" -> "big t shirt"
-    "Reduce a text to lower-case words without punctuation and articles."
-    words = re.sub(r"[^a-z0-9]+", " ", text.lower()).split()
-    return " ".join(word for word in words if word not in ("a", "an", "the", "some"))
-
 @functools.cache
 def nouns() -> tuple[dict[str, str], dict[str, str]]:   # of one thing; of several
     "Every noun, in plain words -> the object or category it means."
