@@ -31,7 +31,7 @@ from .fetch import Filters, StatusBar, remove_unfinished
 from .tables import write_parquet
 from ..latents import channel_clip, quantize_latents
 from ..pictures import clean_picture, to_float
-from ..text import TextEncoder, clip
+from ..text import TextEncoder, clip, plain_words
 
 # %% ../../nbs/ingest/encode.ipynb #aa25d399
 _EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -238,7 +238,8 @@ def _meta(table, status: dict[str, str], encoder: TextEncoder):
     "The table beside the latents: row for row of the source, and what became of it."
     import pyarrow as pa
     words = clip.clip._tokenizer
-    count = lambda caption: len(words.encode(caption)) + 2   # start and end
+    said = plain_words if encoder.clean else str   # what is left of a caption
+    count = lambda caption: len(words.encode(said(caption))) + 2   # start and end
     cut = [status[row["key"]] == "encoded" and count(row["caption"]) > encoder.n_tokens
            for row in table.to_pylist()]
     table = table.select(["key", "url", "caption", "sha256"])
