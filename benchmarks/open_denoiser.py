@@ -38,6 +38,7 @@ from tld.recipes import load_state, save_state
 from tld.text import TextEncoder, load_text_encoder
 from tld.weights import save_denoiser
 from tld.world.open_captions import OpenScenes
+from tld.world.open_facts import size_name
 from tld.world.open_scenes import paint_batch
 from tld.world.patch_latents import PatchLatents, starter_data
 
@@ -66,14 +67,20 @@ class Captioned:
     "Latents of scenes, and a caption drawn for each use of one."
 
     def __init__(self, scenes: OpenScenes, latents: Callable[[np.ndarray], Tensor],
-                 encoder: TextEncoder):
+                 encoder: TextEncoder, large: int = 1):   # large: uses of a large object in a pass
         self.scenes, self.latents, self.encoder = scenes, latents, encoder
+        self.order = np.arange(len(scenes))
+        if large > 1:
+            boxes = (scenes.scene(int(i)).boxes for i in self.order)
+            is_large = np.array([size_name(first) == "large" for first, *_ in boxes])
+            self.order = np.repeat(self.order, np.where(is_large, large, 1))
 
     def batches(self, config: TrainConfig, first_step: int, rows: int) -> Iterator[Batch]:
         "The batches of the steps from the first on, with so many rows of text."
         for step in count(first_step):
-            which = batch_indices(len(self.scenes), config.batch_size, step, config.seed)
-            use = step * config.batch_size // len(self.scenes)
+            n = len(self.order)
+            places = batch_indices(n, config.batch_size, step, config.seed)
+            which, use = self.order[places], step * config.batch_size // n
             said = [self.scenes.caption(int(i), use) for i in which]
             with autocast("cpu", pick_precision("cpu")):
                 text = self.encoder(said, tokens=rows > 1).float()
@@ -126,7 +133,7 @@ def train(args: argparse.Namespace) -> Path | None:
     else:
         encode(args.run / "latents", scenes, args.autoencoder)
         latents = in_files(args.run / "latents")
-    data = Captioned(scenes, latents, load_text_encoder(args.text))
+    data = Captioned(scenes, latents, load_text_encoder(args.text), args.large)
     settings = {"pictures": len(scenes), "model": config_to_dict(sizes),
                 "recipe": json.loads(args.recipe)}
     torch.manual_seed(recipe.seed)
@@ -174,6 +181,9 @@ def main():
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--finish", type=int, default=0,
                         help="steps in which the rate falls to zero")
+    parser.add_argument("--large", type=int, default=1,
+                        help="uses of a large object for one of any other: they are a quarter of "
+                             "all pictures and hold most of what is to be learned; end without")
     parser.add_argument("--minutes", type=float, default=1e9, help="of this slice")
     parser.add_argument("--model", default="{}", help="JSON: changes of the sizes")
     parser.add_argument("--recipe", default="{}", help="JSON: changes of the recipe")
