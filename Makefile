@@ -11,8 +11,8 @@ NBDEV_TEST := $(TEST_ENV) $(BIN)/nbdev_test --n_workers 2
 
 .PHONY: help demo test test-slow sync lint test-notebooks test-files export clean readme regenerate \
         notebooks thumbnails train-autoencoder train-text-encoder train-shipped train-few-steps \
-        train-high-resolution train-outpainting evaluate bench \
-        docs wheel
+        train-high-resolution train-outpainting measure evaluate bench \
+        mutations docs wheel
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -33,7 +33,7 @@ INSTALL = @{ test -x $(BIN)/pip || $(PYTHON) -m venv .venv; } && \
 
 # ---- the two commands of the README ----
 
-demo: .venv/.package  ## draw a labelled sheet of pictures from prompts: demo.png
+demo: .venv/.package  ## draw twelve prompts with four seeds each: demo.png
 	$(BIN)/tld demo -o demo.png
 
 test: .venv/.dev  ## run everything below that checks; the summary of pytest comes last
@@ -94,25 +94,33 @@ train-autoencoder: .venv/.package  ## train the small autoencoder
 train-text-encoder: .venv/.package  ## train the small CLIP
 	$(BIN)/tld train-text-encoder
 
-train-shipped: .venv/.package  ## train the denoiser
+train-shipped: .venv/.package  ## train the denoiser, and measure it
 	$(BIN)/tld train-shipped
 
 train-few-steps: .venv/.package  ## distil the denoiser to few steps
 	$(BIN)/tld train-few-steps
 
-train-high-resolution: .venv/.package  ## fine-tune the denoiser to 128 pixels
+train-high-resolution: .venv/.package  ## fine-tune the denoiser to 256 pixels
 	$(BIN)/tld train-high-resolution
 
 train-outpainting: .venv/.package  ## fine-tune the denoiser to paint what a mask leaves open
 	$(BIN)/tld train-outpainting
+
+measure: .venv/.package  ## print all measures of the shipped model, about ten minutes; resumes
+	@mkdir -p runs
+	$(BIN)/tld measure -o runs/measures.json
 
 evaluate: .venv/.dev  ## measure the shipped model at length; goes on where it stopped
 	$(BIN)/python benchmarks/evaluate.py
 
 # ---- the rest ----
 
+LONG := evaluate autoencoder text_encoder recipes mutations   # these run for an hour or more
 bench: .venv/.dev  ## measure speeds
-	@for script in $(filter-out benchmarks/evaluate.py benchmarks/open_autoencoder.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out $(LONG:%=benchmarks/%.py),$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+mutations: .venv/.dev  ## run the notebooks of 60 mutations of the method; goes on where it stopped
+	$(BIN)/python benchmarks/mutations.py
 
 docs: .venv/.dev  ## the notebooks as web pages, in _docs/
 	$(BIN)/python .ci/docs.py

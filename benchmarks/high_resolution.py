@@ -1,21 +1,21 @@
 #!/usr/bin/env python
-"""Measure pictures of 128 pixels before and after fine-tuning, and what large sizes cost.
+"""Measure pictures of 256 pixels before and after fine-tuning, and what large sizes cost.
 
-    benchmarks/high_resolution.py --train runs/high_resolution   fine-tune, and note the curve
+    benchmarks/high_resolution.py --train runs/high_resolution   fine-tune, note the curve; resumes
     benchmarks/high_resolution.py             100 prompts of each kind by every way, then the costs
-    benchmarks/high_resolution.py -n 4        fewer, one large size; the stored result stays
+    benchmarks/high_resolution.py -n 4        fewer, one size; the stored result stays
 
-`curve`: after so many minutes of one core's training, how many of 64 prompts of never-seen pairs
-are entirely right; drawing and judging are not counted. `ways`: the shipped model's pictures
-enlarged; the shipped model with stretched and with repeated positions; the fine-tuned model in the
-shipped one's way (15 steps, guidance 2), in its own, and in its own on noise levels shifted by 2.
-All draw the same prompts from the same seeds.
-`right`: entirely, of n, by the judge, on pictures averaged down to 64 pixels. `copies`: how often
-an object asked for alone is found, at the size it has at 64 pixels or at twice that, a mean.
-`error`: root mean square against the true scene painted on 128 pixels, 8-bit levels, captions that
-name the background; `coded` is that of the true scene through the autoencoder. `sharpness`: as in
-chapter 12, over that of the true scenes. `cost`: one evaluation of the 101M model, random weights,
-bfloat16: tokens, work, time over that at 256 pixels, memory beyond
+`curve`: after so many minutes of the processor's training, how many of 64 prompts of held-out
+pairs are entirely right; drawing and judging are not counted. `ways`: the shipped model's pictures
+enlarged; the shipped model with its positions repeated, extended and stretched; the fine-tuned
+model by its card's setting, and by the shipped model's, which is not shifted. All draw the same
+prompts from the same seeds; every prompt says all but the tint, of sixteen objects.
+`right`: entirely, of n, by the judge, on pictures averaged down to 128 pixels. `copies`: how often
+an object asked for alone is found, in the sizes it has at 128 pixels or twice those, a mean.
+`error`: root mean square against the scene that the judge read, painted on 256 pixels, 8-bit
+levels; `coded` is that of true scenes through the autoencoder. `sharpness`: as in chapter 12, over
+that of the painted scenes; both of pictures in which a scene was read. `cost`: one evaluation of
+the 101M model, random weights, bfloat16: tokens, work, time over that at 256 pixels, memory beyond
 weights; `decoder`: memory of decoding with an autoencoder of SDXL's size, whole and in tiles.
 """
 import argparse
@@ -35,56 +35,65 @@ from generate import sdxl_size
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from tld.autoencoder import decode_latents, encode_images, load_autoencoder
+from tld.autoencoder import decode_latents, encode_images
 from tld.configs import DenoiserConfig
-from tld.denoiser import Denoiser, load_denoiser, n_params
+from tld.denoiser import Denoiser, cloned, load_denoiser, n_params
 from tld.diffusion import DiffusionTransformer
 from tld.high_resolution import (
     at_size,
     count_copies,
-    encode_high_resolution,
     high_resolution_config,
+    resolution_shift,
+    shifted_sampling,
 )
 from tld.measures import sharpness
-from tld.noise_schedules import noise_level_grid
 from tld.pictures import to_float
-from tld.precision import autocasted
-from tld.recipes import shipped_encoders, train_high_resolution
-from tld.sampling import GUIDANCE, draw
-from tld.text import load_text_encoder
+from tld.recipes import SIXTEEN_OBJECTS, train_high_resolution
 from tld.weights import SHIPPED, ModelFiles
-from tld.world.judge import Judge, judge_marks
-from tld.world.scenes import SceneDataset, shipped_world
+from tld.world.facts import Mentions
+from tld.world.judge import Judge, judge_prompts
+from tld.world.models import Row, asked
+from tld.world.scenes import paint_batch
 
 RESULT = Path(__file__).with_suffix(".json")
 STORED = 100   # prompts of each kind
 GROUP = 25     # pictures drawn at once
+SIZES = 48, 80, 96, 160   # of objects: at 128 pixels, and at 256
+TABLE = "denoiser_trans_block.pos_embed.weight"
+ALL = Mentions(category=0, size=1, place=1, relation=1, background=1)
+KINDS = {"one object": Row("val", "one", ALL), "pairs seen": Row("val", "pair", ALL),
+         "pairs held out": Row("unseen", "pair", ALL)}
+
+Way = Callable[[list[str], list[int]], Tensor]   # prompts, seeds -> pictures
+
+
+def drawn(model: Denoiser, small: DiffusionTransformer, sampling: dict) -> Way:
+    "Draw with another denoiser and the shipped encoders."
+    painter = DiffusionTransformer(vae=small.vae, encoder=small.encoder, denoiser=model,
+                                   model_dtype=torch.bfloat16)
+    return lambda prompts, seeds: painter.generate_images(prompts, seed=seeds, **sampling)
 
 
 class Referee:
     "Notes the share right while a run trains, and the processor time it took."
-    def __init__(self, path: Path, every: int = 200, n: int = 64):
+    def __init__(self, path: Path, every: int = 500, n: int = 64):
         self.path, self.every = path, every
-        self.prompts = [SceneDataset(shipped_world(), "unseen", n, seed=21).scene(i).caption
-                        for i in range(n)]
-        self.vae, self.judge = load_autoencoder(), Judge("full")
-        with torch.no_grad():
-            self.labels = load_text_encoder()(self.prompts)
+        self.prompts = asked(SIXTEEN_OBJECTS, KINDS["pairs held out"], n, seed=21)[0]
+        self.small, self.judge = DiffusionTransformer(), Judge("full")
         known = json.loads(path.read_text()) if path.exists() else {"curve": [], "minutes": 0.0}
         self.curve, self.used = known["curve"], known["minutes"]
         self.since = time.process_time()
 
     def __call__(self, run) -> None:
         self.used += (time.process_time() - self.since) / 60
-        if run.step % self.every == 0 or run.step in (50, 100):
-            right = 0
+        if run.step % self.every == 0 or run.step == 100:
+            right, old = 0, self.small.denoiser.latent_shape[1:]
+            shift = resolution_shift(old, run.ema_model.latent_shape[1:])
+            way = drawn(run.ema_model, self.small, shifted_sampling(self.small.sampling, shift))
             for i in range(0, len(self.prompts), GROUP):
-                z = draw(autocasted(run.ema_model, "bf16"), run.ema_model.latent_shape,
-                         range(i, len(self.prompts))[:GROUP], cond=self.labels[i:i + GROUP],
-                         guidance=GUIDANCE)
-                marks = judge_marks(decode_latents(self.vae, z),
-                                    self.prompts[i:i + GROUP], self.judge)
-                right += int(marks["all"].sum())
+                prompts = self.prompts[i:i + GROUP]
+                x = way(prompts, list(range(i, i + len(prompts))))
+                right += int(judge_prompts(prompts, x, self.judge)[2]["all"].sum())
             self.curve.append({"steps": run.step, "minutes": round(self.used, 2),
                                "right": right, "n": len(self.prompts)})
             print(self.curve[-1], flush=True)
@@ -94,51 +103,38 @@ class Referee:
 
 def train(out_dir: str) -> list[dict]:
     "Fine-tune, and keep the curve."
-    config = high_resolution_config(out_dir)
-    if not Path(config.data_config.text_emb_path).exists():
-        encode_high_resolution(out_dir, *shipped_encoders())
+    Path(out_dir).mkdir(parents=True, exist_ok=True)
     referee = Referee(Path(out_dir) / "curve.json")
-    train_high_resolution(config, SHIPPED["high_resolution"], on_eval=referee)
+    train_high_resolution(high_resolution_config(out_dir), SHIPPED["high_resolution"],
+                          on_eval=referee)
     return referee.curve
 
 
 # ---- pictures ----
 
-KINDS = {"one object": ("val", 1), "seen pairs": ("val", 2), "never-seen pairs": ("unseen", 2)}
-
-
 def repeated(model: Denoiser) -> Denoiser:
     "The same model with its grid of positions laid out four times."
-    wide, (rows, columns) = at_size(model, 32), model.denoiser_trans_block.grid
-    table = model.denoiser_trans_block.pos_embed.weight.detach().view(rows, columns, -1)
-    wide.denoiser_trans_block.pos_embed.weight.data = table.repeat(2, 2, 1).flatten(0, 1)
-    return wide
+    grid = model.state_dict()[TABLE].view(*model.denoiser_trans_block.grid, -1)
+    return cloned(model, {TABLE: grid.repeat(2, 2, 1).flatten(0, 1)},
+                  image_size=2 * model.config.image_size)
 
 
-def ways() -> dict[str, Callable[[list[str], list[int]], Tensor]]:
-    "Ways to draw 128 pixels: name -> function of (captions, seeds)."
+def ways() -> dict[str, Way]:
+    "Ways to draw 256 pixels."
     small = DiffusionTransformer(model_dtype=torch.bfloat16)
+    side, setting = 2 * small.denoiser.config.image_size, small.sampling
+    tuned, own = load_denoiser("high_resolution")[0], ModelFiles("high_resolution").sampling
 
-    def large(model: Denoiser) -> DiffusionTransformer:
-        return DiffusionTransformer(vae=small.vae, encoder=small.encoder, denoiser=model,
-                                    model_dtype=torch.bfloat16)
-    tuned, before = load_denoiser("high_resolution")[0], at_size(small.denoiser, 32)
-    own = ModelFiles("high_resolution").sampling
-
-    def enlarged(captions, seeds):
-        return F.interpolate(small.generate_images(captions, seed=seeds), scale_factor=2,
+    def enlarged(prompts, seeds):
+        return F.interpolate(small.generate_images(prompts, seed=seeds), scale_factor=2,
                              mode="bicubic").clamp(-1, 1)
-
-    def drawn(model, **how):
-        return lambda captions, seeds: large(model).generate_images(captions, seed=seeds, **how)
-    shifted = {**own, "noise_levels": noise_level_grid(own["n_iter"], shift=2.0)}
-    return {"64 pixels, enlarged": enlarged,
-            "positions repeated": drawn(repeated(small.denoiser)),
-            "positions stretched": drawn(before),
-            "positions stretched, its way": drawn(before, **own),
-            "fine-tuned": drawn(tuned),
-            "fine-tuned, its way": drawn(tuned, **own),
-            "fine-tuned, its way, shifted": drawn(tuned, **shifted)}
+    extended = at_size(small.denoiser, side, stretch=False)
+    return {"128 pixels, enlarged": enlarged,
+            "positions repeated": drawn(repeated(small.denoiser), small, setting),
+            "positions extended": drawn(extended, small, setting),
+            "positions stretched": drawn(at_size(small.denoiser, side), small, setting),
+            "fine-tuned": drawn(tuned, small, own),
+            "fine-tuned, not shifted": drawn(tuned, small, setting)}
 
 
 def rms(a: Tensor, b: Tensor) -> Tensor:   # (B,), 8-bit levels
@@ -148,31 +144,30 @@ def rms(a: Tensor, b: Tensor) -> Tensor:   # (B,), 8-bit levels
 def measure_ways(n: int) -> dict[str, dict]:
     "Draw the same prompts by every way, and measure."
     judge, table = Judge("full"), {}
-    data = {kind: SceneDataset(shipped_world(), split, n, seed=22, n_objects=k, p_background=1.0,
-                               scale=2) for kind, (split, k) in KINDS.items()}
+    data = {kind: asked(SIXTEEN_OBJECTS, row, n, seed=22) for kind, row in KINDS.items()}
     for way, draw_way in ways().items():
         row: dict = {"right": {}, "copies": [], "error": [], "sharpness": []}
-        for kind, scenes in data.items():
+        for kind, (prompts, scenes) in data.items():
             right = 0
             for start in range(0, n, GROUP):
-                rows = range(start, min(start + GROUP, n))
-                captions = [scenes.scene(i).caption for i in rows]
-                true = to_float(torch.stack([scenes[i][0] for i in rows]))
-                x = draw_way(captions, list(rows))
-                right += int(judge_marks(x, captions, judge)["all"].sum())
+                part = slice(start, min(start + GROUP, n))
+                x = draw_way(prompts[part], list(range(n))[part])
+                _, readings, marks = judge_prompts(prompts[part], x, judge)
+                right += int(marks["all"].sum())
                 if kind == "one object":   # of two, a part of one may look like the other
-                    boxes = [(s.objects[0], s.boxes[0][2]) for s in map(scenes.scene, rows)]
-                    row["copies"] += [count_copies(image, *box, (1, 2))
-                                      for image, box in zip(x, boxes)]
-                row["error"] += rms(x, true).tolist()
-                row["sharpness"] += (sharpness(x) / sharpness(true)).tolist()
+                    row["copies"] += [count_copies(image, scene.objects[0], SIZES)
+                                      for image, scene in zip(x, scenes[part])]
+                if seen := [i for i, r in enumerate(readings) if r.scene]:
+                    read = to_float(paint_batch([readings[i].scene for i in seen], 2))
+                    row["error"] += rms(x[seen], read).tolist()
+                    row["sharpness"] += (sharpness(x[seen]) / sharpness(read)).tolist()
             row["right"][kind] = {"right": right, "n": n}
-        table[way] = {"right": row.pop("right"),
-                      **{name: round(statistics.mean(v), 3) for name, v in row.items()}}
+        table[way] = {"right": row.pop("right"), **{
+            name: round(statistics.mean(v), 3) if v else None for name, v in row.items()}}
         print(way, json.dumps(table[way]), flush=True)
-    true = to_float(torch.stack([data["seen pairs"][i][0] for i in range(min(n, 100))]))
-    vae = load_autoencoder()
-    coded = decode_latents(vae, encode_images(vae, true))
+    true = to_float(paint_batch(data["pairs seen"][1][:n], 2))
+    vae = DiffusionTransformer().vae
+    coded = torch.cat([decode_latents(vae, encode_images(vae, x)) for x in true.split(GROUP)])
     table["the true scene, coded"] = {
         "error": round(rms(coded, true).mean().item(), 3),
         "sharpness": round((sharpness(coded) / sharpness(true)).mean().item(), 3)}
@@ -257,8 +252,8 @@ def main() -> None:
         results["curve"] = train(args.train)
     else:
         results["ways"] = measure_ways(args.n)
-        results["cost"], results["decoder"] = costs([256, 512, 1024] if args.n == STORED
-                                                    else [256, 512])
+        sizes = [256, 512, 1024] if args.n == STORED else [256]
+        results["cost"], results["decoder"] = costs(sizes)
     print(json.dumps(results, indent=1))
     if args.train or args.n == STORED:
         store(RESULT, results)

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 from PIL import Image
 
-from tld.world.scenes import SceneDataset
+from tld.world.captions import SceneDataset
 
 
 def encoded(image: Image.Image, kind: str = "png", **options) -> bytes:
@@ -162,10 +162,11 @@ class Hostile:
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
 
     def image(self, i: int) -> Image.Image:
-        return Image.fromarray(self.scenes[i][0].permute(1, 2, 0).numpy())
+        "A scene at half its size, 64 pixels: quicker to encode."
+        return Image.fromarray(self.scenes[i][0][:, ::2, ::2].permute(1, 2, 0).numpy())
 
     def caption(self, i: int) -> str:
-        return self.scenes.scene(i).caption
+        return self.scenes.caption(i)
 
     def url(self, what: str, i: int) -> str:
         return "http://127.0.0.1:{}/{}/{}".format(self.server.server_port, what, i)

@@ -32,8 +32,8 @@ def rms(a, b):
 def test_help_names_every_command(tmp_path):
     done = tld(tmp_path, "--help")
     assert done.returncode == 0
-    for command in ("generate", "demo", "info", "train", "train-autoencoder",
-                    "train-text-encoder", "train-shipped", "evaluate", "interpolate",
+    for command in ("generate", "demo", "info", "objects", "train", "train-autoencoder",
+                    "train-text-encoder", "train-shipped", "measure", "evaluate", "interpolate",
                     "outpaint", "train-few-steps", "train-high-resolution", "train-outpainting"):
         assert command in done.stdout
 
@@ -56,6 +56,9 @@ def test_help_names_every_command(tmp_path):
     (["train", "nowhere.json"], "nowhere.json"),
     (["evaluate", "--metrics", "beauty"], "unknown metrics"),
     (["evaluate", "--model", "nowhere"], "no denoiser at nowhere; shipped are"),
+    (["measure", "--model", "nowhere"], "no denoiser at nowhere; shipped are"),
+    (["measure", "--check", "exact"], "in starter only"),
+    (["measure", "--only", "beauty"], "unknown parts beauty; there are faithful"),
     (["paint", "cat"], "invalid choice"),
 ])
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, args, reason):
@@ -95,6 +98,16 @@ def test_info_names_versions_and_weights(tmp_path):
         assert word in done.stdout
 
 
+def test_objects_are_listed_by_category(tmp_path):
+    done = tld(tmp_path, "objects")
+    assert done.returncode == 0, done.stderr
+    lists = dict(line.split(": ", 1) for line in done.stdout.replace("\n  ", " ").splitlines())
+    assert "fox" in lists["animal"].split(", ") and "panda" not in lists["animal"].split(", ")
+    assert "panda" in lists["never trained"].split(", ") and "blue" in lists["backgrounds"]
+    objects = [name for names in lists.values() for name in names.split(", ")]
+    assert len(objects) == 100 + 10 + 8  # with the backgrounds
+
+
 @needs_weights
 def test_prompts_from_a_file_become_a_folder_of_pictures(tmp_path, offline):
     (tmp_path / "prompts.txt").write_text("# animals\na fox\n\na cat above a dog\n")
@@ -130,5 +143,5 @@ def test_generate_draws_offline_the_same_picture_twice(tmp_path, offline):
 @needs_weights
 def test_a_word_it_does_not_know_is_named_and_drawn_anyway(tmp_path):
     done = tld(tmp_path, "generate", "a flurb", "--steps", "2", "-o", "a.png")
-    assert done.returncode == 0 and "flurb" in done.stderr
+    assert done.returncode == 0 and "unknown object 'flurb'" in done.stderr
     assert (tmp_path / "a.png").exists()

@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, needs_weights
 
 SMALL = ["evaluate", "--prompts", "3", "--chunk", "1", "--steps", "2", "--metrics", "all",
-         "--per-prompt", "2", "--bank", "60", "--world", "starter"]
+         "--per-prompt", "2", "--bank", "60", "--world", "starter", "--clip", "CLIP"]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
        "TQDM_DISABLE": "1"}
 
@@ -26,11 +26,28 @@ def run(folder, *args):
                           timeout=600)
 
 
+def tiny_clip(folder, n_image_steps=2):
+    "A CLIP of random weights, whose card says how many steps its image tower had."
+    from tld.text import TextEncoderConfig, make_clip, save_text_encoder, used_tokens
+    recipe, said = TextEncoderConfig.tiny(n_image_steps=n_image_steps), ["a fox", "two cats"]
+    torch.manual_seed(0)
+    model = make_clip(recipe, len(used_tokens(said)))
+    save_text_encoder(model, used_tokens(said), folder, recipe, said, [])
+    return str(folder)
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def small(tmp_path_factory):
+    "The options of a small run; the settings hold the path of its CLIP."
+    clip = tiny_clip(tmp_path_factory.mktemp("clip"))
+    return [clip if option == "CLIP" else option for option in SMALL]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, small):
     "A run that nothing disturbed."
     folder = tmp_path_factory.mktemp("whole")
-    done = run(folder, *SMALL, "-o", "out")
+    done = run(folder, *small, "-o", "out")
     assert done.returncode == 0, done.stderr
     return folder / "out", done
 
@@ -41,14 +58,14 @@ def test_the_command_measures_everything_and_says_so(finished):
     result = json.loads((out / "evaluate.json").read_text())
     from tld.evaluate import METRICS
     assert set(METRICS) <= set(result) and result["pictures"] == 18
-    assert "two objects, never-seen pairs, all:" in done.stdout and "wrote out" in done.stdout
+    assert "category only:" in done.stdout and "wrote out" in done.stdout
     assert "mostly bias" in done.stderr  # FID of three pictures
     assert (out / "evaluate.png").stat().st_size > 1000
 
 
 @needs_weights
-def test_killed_it_goes_on_and_ends_the_same(finished, tmp_path):
-    process = subprocess.Popen(command(*SMALL, "-o", "out"), cwd=tmp_path, env=ENV,
+def test_killed_it_goes_on_and_ends_the_same(finished, small, tmp_path):
+    process = subprocess.Popen(command(*small, "-o", "out"), cwd=tmp_path, env=ENV,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     parts = tmp_path / "out" / "parts"
     for _ in range(6000):
@@ -60,18 +77,18 @@ def test_killed_it_goes_on_and_ends_the_same(finished, tmp_path):
     process.wait()
     kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.safetensors")}
     assert 3 <= len(kept) < 10 and not (tmp_path / "out" / "evaluate.json").exists()
-    done = run(tmp_path, *SMALL, "-o", "out")
+    done = run(tmp_path, *small, "-o", "out")
     assert done.returncode == 0, done.stderr
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
     for name in ("evaluate.json", "evaluate.png"):
         assert (tmp_path / "out" / name).read_bytes() == (finished[0] / name).read_bytes()
-    other = run(tmp_path, *SMALL, "--guidance", "3", "-o", "out")
+    other = run(tmp_path, *small, "--guidance", "3", "-o", "out")
     assert other.returncode == 2 and "was begun with guidance = 2.0, now it is 3.0" in other.stderr
 
 
 @needs_weights
-def test_in_two_processes_it_is_the_same(finished, tmp_path):
-    done = run(tmp_path, *SMALL, "-o", "out", "--processes", "2")
+def test_in_two_processes_it_is_the_same(finished, small, tmp_path):
+    done = run(tmp_path, *small, "-o", "out", "--processes", "2")
     assert done.returncode == 0, done.stderr
     name = "evaluate.json"
     assert (tmp_path / "out" / name).read_bytes() == (finished[0] / name).read_bytes()
@@ -81,24 +98,40 @@ class Listener:
     "Stands where the model is, and remembers what it was asked for."
     def generate_images(self, captions, guidance, seeds, **how):
         self.asked = captions, guidance, list(seeds), how
-        return torch.zeros(len(captions), 3, 64, 64)
+        return torch.zeros(len(captions), 3, 128, 128)
+
+
+@needs_weights
+def test_without_an_image_tower_it_says_so(tmp_path):
+    from tld.evaluate import EvaluateConfig, evaluate, report_lines
+    clip = tiny_clip(tmp_path / "clip", n_image_steps=0)
+    with pytest.raises(ValueError, match="cmmd: not measured.*n_image_steps 0"):
+        EvaluateConfig(metrics=("cmmd",), clip=clip)
+    config = EvaluateConfig(prompts=1, metrics=("sharpness", "fid", "clip_score"), clip=clip,
+                            world="starter", steps=1)
+    lines = report_lines(evaluate(config, tmp_path / "out"))
+    assert sum("not measured" in line for line in lines) == 2
+    assert any(line.startswith("sharpness: ") for line in lines)
 
 
 @needs_weights
 def test_a_later_chunk_goes_on_with_prompts_and_seeds():
     from tld.evaluate import Chunk, EvaluateConfig, Worker, caption_of
+    from tld.world.answers import kinds_of
     config = EvaluateConfig(prompts=9, per_prompt=2, metrics=("sharpness",), world="starter",
-                            seed=100, guidance=3.0, steps=7, sampler="ddim")
+                            seed=100, guidance=3.0, steps=7, sampler="ddim", shift=2.0)
     worker = Worker(config)
     worker.model = Listener()
-    for kind_number, kind in enumerate(worker.kinds):
+    for kind_number, kind in enumerate(kinds_of("starter")):
         for start, stop in ((0, 2), (3, 5)):
             columns = worker(Chunk(kind, start, stop))
             captions, guidance, seeds, how = worker.model.asked
             assert seeds == list(range(100 + 2 * start, 100 + 2 * stop))
             rows = range(18 * kind_number + 2 * start, 18 * kind_number + 2 * stop)
             assert captions == [caption_of(config, row) for row in rows]
-            assert guidance == 3.0 and how == {"n_iter": 7, "sampler": "ddim"}
+            assert guidance == 3.0 and how == {
+                "n_iter": 7, "sampler": "ddim", "shift": 2.0,
+                "guidance_interval": config.guidance_interval}
             assert ("pictures" in columns) == (start == 0)
 
 
@@ -108,13 +141,14 @@ import tld.evaluate as e
 class Worker:   # draws nothing, but in chunks as large as real ones
     def __init__(self, config): self.config = config
     def __call__(self, chunk):
-        pictures = torch.zeros(400, 3, 64, 64)   # 20 MB
+        pictures = torch.zeros(100, 3, 128, 128)   # 20 MB
         pictures += 1
         n = chunk.stop - chunk.start
         return {"clip_score": torch.ones(n), "sharpness": torch.ones(n)} | (
             {} if chunk.start else {"pictures": pictures[:6].byte()})
 e.Worker = Worker
-config = e.EvaluateConfig(prompts=int(sys.argv[1]), chunk=50, metrics=("clip_score",))
+config = e.EvaluateConfig(prompts=int(sys.argv[1]), chunk=50, metrics=("clip_score",),
+                          clip="ViT-L/14", world="starter")
 e.evaluate(config, sys.argv[2])
 print(int(re.search(r'VmHWM:\s+(\d+)', open('/proc/self/status').read())[1]) // 1024)
 """
@@ -156,10 +190,10 @@ def test_inception_is_given_its_weights_and_whole_pixels(random_inception):
 
 
 @needs_weights
-def test_a_run_takes_fid_from_the_features_asked_for(random_inception):
+def test_a_run_takes_fid_from_the_features_asked_for(random_inception, tmp_path):
     from tld.evaluate import METRICS, EvaluateConfig, Worker, chunks
     config = EvaluateConfig(prompts=1, metrics=("fid", "cmmd"), world="starter", steps=1,
-                            features=str(random_inception))
+                            features=str(random_inception), clip=tiny_clip(tmp_path / "clip"))
     columns = Worker(config)(chunks(config)[0])
     for which in ("drawn", "real", "floor"):
         assert columns[f"inception_{which}"].shape == (1, 2048)

@@ -298,6 +298,45 @@ def test_readme_refuses_pictures_in_outputs():
         render(notebook([code("f()", shown(image_png=png))]))
 
 
+# ---- benchmarks/mutations.py ----
+
+def test_mutations_are_run_against_a_notebook_and_its_appendix(repository, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import mutations
+    lesson, appendix = "nbs/03_three.ipynb", "nbs/appendix/03_three.ipynb"
+    save(repository / lesson, [
+        code("#| default_exp three"), code("#| export\ndef minus(a):\n    return -a"),
+        code("#| export\ndef below(a, b):\n    return a < b"),
+        code("#| export\ndef unseen(a, b):\n    return divmod(a, b)"),
+        code("assert minus(1) == -1")])
+    save(repository / appendix, [code("from tld.three import below\nassert not below(1, 1)")])
+    assert run(repository, BIN / "nbdev_export")[0] == 0
+    (repository / "benchmarks").mkdir()
+    for name, value in (("ROOT", repository), ("MODULES", ["three"]),
+                        ("RESULT", repository / "benchmarks" / "mutations.json")):
+        monkeypatch.setattr(mutations, name, value)
+    monkeypatch.setattr(sys, "argv", ["mutations.py", "--processes", "2"])
+    before = (repository / "tld" / "three.py").read_text(), (repository / lesson).read_text()
+    with pytest.raises(SystemExit, match="True"):  # one survives, without a reason
+        mutations.main()
+    said = capsys.readouterr().out
+    assert f"return a: killed by {lesson} cell 4 (cell4): AssertionError" in said
+    assert f"return a <= b: killed by {appendix} cell 0 (cell0): AssertionError" in said
+    assert "return divmod(b, a): SURVIVED" in said and "1 of 3 survived" in said
+    after = (repository / "tld" / "three.py").read_text(), (repository / lesson).read_text()
+    assert after == before
+    assert "no end" in mutations.failure(repository, lesson, 0.01)
+
+    again = []  # only what changed: none, then the survivor's tests
+    monkeypatch.setattr(mutations, "run", lambda m, *_: again.append(m.kind) or {
+        "killed_by": None, "seconds": 1})
+    for expected in ([], ["unchanged", "swap"]):
+        with pytest.raises(SystemExit):
+            mutations.main()
+        assert again == expected
+        save(repository / appendix, [*read_notebook(repository / appendix).cells, code("0")])
+
+
 # ---- sync.py ----
 
 def snapshot(root):

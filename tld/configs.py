@@ -52,9 +52,10 @@ class DenoiserConfig:
 
     @classmethod
     def scenes(cls, **changes):
-        "For the scenes: the shipped autoencoder's latents, the shipped text encoder's embedding."
-        return cls(**{**dict(image_size=16, n_channels=8, text_emb_size=128, embed_dim=128,
-                             n_layers=4, adaln=True), **changes})
+        "The shipped denoiser: the shipped autoencoder's latents, rows of the shipped text encoder."
+        return cls(**{**dict(image_size=16, n_channels=16, text_emb_size=256, n_text_tokens=18,
+                             embed_dim=192, n_layers=4, adaln=True, positions="sincos"),
+                      **changes})
 
     @classmethod
     def published_101m(cls):
@@ -193,10 +194,12 @@ class TrainConfig:
 
     @classmethod
     def scenes(cls, **changes):
-        "What won on scenes: much noise, Muon, the learning rate falling to zero over the run."
-        return cls(**{**dict(batch_size=64, lr=1e-3, optimizer="muon", lr_schedule="linear",
-                             warmup_steps=50, noise_distribution="logit_normal", logit_loc=1.2,
-                             logit_scale=1.4, alpha=0.995, cond_drop_prob=0.1), **changes})
+        "What won on scenes: three ranges of noise, Muon, a learning rate that falls to zero."
+        return cls(**{**dict(batch_size=32, lr=2e-3, optimizer="muon", muon_lr=0.01,
+                             lr_schedule="linear", warmup_steps=100, alpha=0.999,
+                             noise_distribution="logit_normal", logit_loc=(0.5, 1.6, 2.7),
+                             logit_scale=(1.2, 0.8, 0.9), stratified=True, loss_weighting="v",
+                             min_noise_level=0.2, cond_drop_prob=0.1), **changes})
 
 # %% ../nbs/configs.ipynb #ed7a46ee
 @dataclass

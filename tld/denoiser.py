@@ -25,21 +25,21 @@ from .transformer_blocks import (
     BLOCKS, MLPSepConv, Modulation, SinusoidalEmbedding, modulate)
 from .vdm import edm_coefficients
 from .weights import (
-    SHIPPED, UNTOLD, ModelFiles, OnTheHub, check_switches, config_from_weights, fetch_files,
-    layout_of, plain_weights)
+    SHIPPED, UNTOLD, ModelFiles, OnTheHub, check_switches, config_from_weights,
+    fetch_files, layout_of, plain_weights)
 
 # %% ../nbs/04_denoiser.ipynb #7069ab76
 def patch_embedding(
-    n_channels: int, # latent channels C
-    patch_size: int, # side p of a patch
-    embed_dim: int,  # width D
-    extra_channels: int = 0,  # E, given beside the latents: only the first map sees them
-) -> nn.Sequential:  # (B, C + E, H, W) -> (B, N, D)
-    "Turn latents into tokens: a linear map of each patch, norm, linear, norm (ViT sec. 3.1)."
-    patch_dim = n_channels * patch_size**2
-    first = nn.Conv2d(n_channels + extra_channels, patch_dim, patch_size, stride=patch_size)
+    n_channels: int,          # latent channels C
+    patch_size: int,          # side p of a patch
+    embed_dim: int,           # width D
+    extra_channels: int = 0,  # E, beside the latents: only the first map sees them
+) -> nn.Sequential:           # (B, C + E, H, W) -> (B, N, D)
+    "Turn latents into tokens: linear map of each patch, norm, linear, norm (ViT 3.1)."
+    patch_dim, n_given = n_channels * patch_size**2, n_channels + extra_channels
     return nn.Sequential(
-        first, Rearrange("b d h w -> b (h w) d"), nn.LayerNorm(patch_dim),
+        nn.Conv2d(n_given, patch_dim, patch_size, stride=patch_size),
+        Rearrange("b d h w -> b (h w) d"), nn.LayerNorm(patch_dim),
         nn.Linear(patch_dim, embed_dim), nn.LayerNorm(embed_dim))
 
 # %% ../nbs/04_denoiser.ipynb #7062db3d
@@ -56,11 +56,11 @@ def sincos_positions(
     grid: tuple[int, int],  # rows and columns of patches
     dim: int,               # width D, a multiple of 4
 ) -> Tensor:                # a fixed vector per token, row by row, (N, D)
-    "Sines and cosines of the column, then of the row, 10000^(-4i/D) (MAE, DiT: sec. 3.2)."
-    speed = 10_000.0 ** -(torch.arange(dim // 4).double() / (dim // 4))            # (D / 4,)
+    "Sines and cosines of the column, then the row, 10000^(-4i/D) (MAE; DiT sec. 3.2)."
+    speed = 10_000.0 ** -(torch.arange(dim // 4).double() / (dim // 4))      # (D / 4,)
     row, column = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
-    angle = torch.stack([column, row], -1).view(-1, 2, 1) * speed              # (N, 2, D / 4)
-    table = torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(1)                # (N, D)
+    angle = torch.stack([column, row], -1).view(-1, 2, 1) * speed        # (N, 2, D / 4)
+    table = torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(1)          # (N, D)
     return table.to(torch.get_default_dtype())
 
 # %% ../nbs/04_denoiser.ipynb #b38a3847
@@ -75,7 +75,7 @@ def check_known(
 
 # %% ../nbs/04_denoiser.ipynb #62759034
 class DenoiserTransBlock(nn.Module):
-    "Latents to tokens, positions, the decoder blocks, and back to latents (DiT sec. 3.2)."
+    "Latents to tokens, positions, decoder blocks, and back to latents (DiT sec. 3.2)."
     def __init__(
         self,
         patch_size: int,                 # side p of a patch
@@ -89,7 +89,7 @@ class DenoiserTransBlock(nn.Module):
         adaln: bool = False,             # see `DecoderBlock`; modulates the output, too
         qk_norm: bool = False,           # see `DecoderBlock`
         extra_channels: int = 0,         # see `patch_embedding`
-        positions: str = "learned",      # "learned", or "sincos": fixed, `sincos_positions`
+        positions: str = "learned",      # "learned", or fixed: "sincos"
     ):
         super().__init__()
         check_known("layout", layout, BLOCKS)
@@ -104,7 +104,8 @@ class DenoiserTransBlock(nn.Module):
         self.register_buffer("precomputed_pos_enc", torch.arange(math.prod(self.grid)))
         sizes = embed_dim, False, mlp_multiplier, dropout, MLPSepConv
         self.decoder_blocks = nn.ModuleList(
-            BLOCKS[layout](*sizes, adaln=adaln, qk_norm=qk_norm) for _ in range(n_layers))
+            BLOCKS[layout](*sizes, adaln=adaln, qk_norm=qk_norm)
+            for _ in range(n_layers))
         self.out_norm = nn.LayerNorm(embed_dim) if adaln else None
         self.out_modulation = Modulation(embed_dim, 2) if adaln else None
         self.out_proj = nn.Sequential(nn.Linear(embed_dim, n_channels * patch_size**2),
@@ -116,21 +117,22 @@ class DenoiserTransBlock(nn.Module):
         self,
         x: Tensor,                       # noisy latents, (B, C + E, H, W)
         cond: Tensor,                    # conditioning tokens, (B, L, D)
-        attn_mask: Tensor | None = None, # conditioning tokens that may be seen, (B, 1, 1, L)
+        attn_mask: Tensor | None = None, # which of them may be seen, (B, 1, 1, L)
         condition: Tensor | None = None, # condition vector for adaln, (B, D)
     ) -> Tensor:                         # predicted clean latents, (B, C, H, W)
-        x = self.patchify_and_embed(x) + self.pos_embed(self.precomputed_pos_enc)  # (B, N, D)
+        positions = self.pos_embed(self.precomputed_pos_enc)                   # (N, D)
+        x = self.patchify_and_embed(x) + positions                          # (B, N, D)
         for block in self.decoder_blocks:
-            x = block(x, cond, self.grid, attn_mask, condition)                    # (B, N, D)
+            x = block(x, cond, self.grid, attn_mask, condition)             # (B, N, D)
         if self.out_modulation is not None:
-            x = modulate(self.out_norm(x), *self.out_modulation(condition))        # (B, N, D)
-        return self.out_proj(x)                                                    # (B, C, H, W)
+            x = modulate(self.out_norm(x), *self.out_modulation(condition)) # (B, N, D)
+        return self.out_proj(x)                                          # (B, C, H, W)
 
 # %% ../nbs/04_denoiser.ipynb #423205c9
 class Conditioning(NamedTuple):
     "What the blocks are conditioned on: noise level and text."
     tokens: Tensor           # noise, pooled text, further text tokens, (B, 1 + L, D)
-    attn_mask: Tensor | None # False = padding, (B, 1, 1, 1 + L); None if nothing can be padding
+    attn_mask: Tensor | None # False = padding, (B, 1, 1, 1 + L); None: no padding
     vector: Tensor           # noise + pooled text, (B, D), for adaLN
 
 # %% ../nbs/04_denoiser.ipynb #a34b9598
@@ -141,12 +143,13 @@ class Conditioner(nn.Module):
         noise_embed_dims: int,    # sinusoidal features of the noise level, even
         text_emb_size: int,       # width E of a text embedding
         embed_dim: int,           # width D
-        n_text_tokens: int = 1,   # most rows of text a label may have; 1 = only the pooled one
+        n_text_tokens: int = 1,   # most rows of text; 1 = only the pooled one
     ):
         super().__init__()
         self.fourier_feats = nn.Sequential(
             SinusoidalEmbedding(embedding_dims=noise_embed_dims),
-            nn.Linear(noise_embed_dims, embed_dim), nn.GELU(), nn.Linear(embed_dim, embed_dim))
+            nn.Linear(noise_embed_dims, embed_dim), nn.GELU(),
+            nn.Linear(embed_dim, embed_dim))
         self.norm = nn.LayerNorm(embed_dim)
         self.label_proj = nn.Linear(text_emb_size, embed_dim)
         positions = 0.02 * torch.randn(n_text_tokens, embed_dim)
@@ -158,16 +161,17 @@ class Conditioner(nn.Module):
         label: Tensor,       # text, (B, E) or (B, L, E) with the pooled embedding first
     ) -> Conditioning:       # tokens, mask and vector
         "Make the conditioning; rows of zeros after the first are padding."
-        label = label.unsqueeze(1) if label.ndim == 2 else label                    # (B, L, E)
+        label = label.unsqueeze(1) if label.ndim == 2 else label            # (B, L, E)
         dtype, attn_mask = self.label_proj.weight.dtype, None
         features = self.fourier_feats[0](noise_level.float()).to(dtype)
-        noise = self.fourier_feats[1:](features).unsqueeze(1)                       # (B, 1, D)
-        text = self.label_proj(label.to(dtype))                                     # (B, L, D)
+        noise = self.fourier_feats[1:](features).unsqueeze(1)               # (B, 1, D)
+        text = self.label_proj(label.to(dtype))                             # (B, L, D)
         if self.text_pos is not None:
             text = text + self.text_pos[:label.shape[1]]
-            seen = (label[:, 1:] != 0).any(dim=-1)                                  # (B, L - 1)
-            attn_mask = F.pad(seen, (2, 0), value=True)[:, None, None]        # (B, 1, 1, 1 + L)
-        tokens = self.norm(torch.cat([noise, text], dim=1))                     # (B, 1 + L, D)
+            seen = (label[:, 1:] != 0).any(dim=-1)                          # (B, L - 1)
+            seen = F.pad(seen, (2, 0), value=True)                          # (B, 1 + L)
+            attn_mask = seen[:, None, None]                           # (B, 1, 1, 1 + L)
+        tokens = self.norm(torch.cat([noise, text], dim=1))             # (B, 1 + L, D)
         return Conditioning(tokens, attn_mask, tokens[:, :2].sum(dim=1))
 
 # %% ../nbs/04_denoiser.ipynb #a8f43d71
@@ -184,7 +188,8 @@ def check_denoiser_inputs(
         raise ValueError(f"x must be (B, C, H, W) with (C, H, W) = {(C, H, W)}, "
                          f"got {tuple(x.shape)}")
     if noise_level.shape != (B, 1):
-        raise ValueError(f"noise_level must be (B, 1) = ({B}, 1), got {tuple(noise_level.shape)}")
+        raise ValueError(f"noise_level must be (B, 1) = ({B}, 1), "
+                         f"got {tuple(noise_level.shape)}")
     if label.ndim not in (2, 3) or len(label) != B or label.shape[-1] != E:
         raise ValueError(f"label must be (B, E) or (B, L, E) with B = {B} and E = {E}, "
                          f"got {tuple(label.shape)}")
@@ -192,17 +197,18 @@ def check_denoiser_inputs(
         raise ValueError(f"label has {label.shape[1]} rows of text, n_text_tokens is "
                          f"{config.n_text_tokens}")
     if extra.shape != (wanted := (B, config.extra_channels, H, W)):
-        raise ValueError(f"extra must be (B, E, H, W) = {wanted}, got {tuple(extra.shape)}")
+        raise ValueError(f"extra must be (B, E, H, W) = {wanted}, "
+                         f"got {tuple(extra.shape)}")
 
 # %% ../nbs/04_denoiser.ipynb #cc68b37f
 _SIZES = {field.name for field in dataclasses.fields(DenoiserConfig)}
 
 class Denoiser(Conditioner, OnTheHub):
-    "Predict clean latents from noisy ones, noise level and text: x0_hat(x_t, sigma, text)."
+    "Predict clean latents from noisy ones, level and text: x0_hat(x_t, sigma, text)."
     def __init__(
         self,
         image_size: int | tuple[int, int], # latent side, or (H, W)
-        noise_embed_dims: int,             # sinusoidal features of the noise level, even
+        noise_embed_dims: int,             # sinusoidal features of the level, even
         patch_size: int,                   # side p of a patch, divides H and W
         embed_dim: int,                    # width D; heads are 64 wide
         dropout: float,                    # in self-attention and MLP, in training
@@ -210,25 +216,25 @@ class Denoiser(Conditioner, OnTheHub):
         text_emb_size: int = 768,          # width E of a text embedding
         mlp_multiplier: int = 4,           # hidden width of the MLP / D
         n_channels: int = 4,               # latent channels C
-        layout: str = "original",          # "original" or "published", a key of `BLOCKS`
-        adaln: bool = False,               # modulate blocks and output by noise level and text
+        layout: str = "original",          # or "published", a key of `BLOCKS`
+        adaln: bool = False,               # modulate by noise level and pooled text
         qk_norm: bool = False,             # normalise queries and keys
         n_text_tokens: int = 1,            # most rows of text a label may have
         extra_channels: int = 0,           # E: channels given beside the noisy latents
-        prediction: str = "x0",            # the network's: "x0", or "edm", `edm_coefficients`
+        prediction: str = "x0",            # the network's; "edm": `edm_coefficients`
         positions: str = "learned",        # "learned", or "sincos": `sincos_positions`
     ):
         check_known("prediction", prediction, ("x0", "edm"))
         sizes = {name: value for name, value in locals().items() if name in _SIZES}
         super().__init__(noise_embed_dims, text_emb_size, embed_dim, n_text_tokens)
         self.config = DenoiserConfig(**sizes)
-        self.latent_shape = self.config.latent_shape                                # (C, H, W)
+        self.latent_shape = self.config.latent_shape                        # (C, H, W)
         self.denoiser_trans_block = DenoiserTransBlock(
-            patch_size, image_size, embed_dim, dropout, n_layers, mlp_multiplier, n_channels,
-            layout, adaln, qk_norm, extra_channels, positions)
+            patch_size, image_size, embed_dim, dropout, n_layers, mlp_multiplier,
+            n_channels, layout, adaln, qk_norm, extra_channels, positions)
 
     @classmethod
-    def from_files(cls, files: ModelFiles, dtype: torch.dtype = torch.float32) -> "Denoiser":
+    def from_files(cls, files: ModelFiles, dtype=torch.float32) -> "Denoiser":
         "Load a stored denoiser, for `from_pretrained`."
         return load_files(files, dtype=dtype)[0]
 
@@ -241,13 +247,13 @@ class Denoiser(Conditioner, OnTheHub):
         self,
         x: Tensor,           # noisy latents, (B, C, H, W)
         noise_level: Tensor, # sigma in [0, 1], (B, 1); 0 = data, 1 = noise
-        label: Tensor,       # text, (B, E) or (B, L, E), pooled first; all zeros = no text
-        extra: Tensor | None = None, # given beside x where the model has E > 0, (B, E, H, W)
+        label: Tensor,       # text, (B, E) or (B, L, E), pooled first; zeros = no text
+        extra: Tensor | None = None, # beside x, where the model has E > 0, (B, E, H, W)
     ) -> Tensor:             # predicted clean latents, (B, C, H, W), in x's dtype
-        extra = x[:, :0] if extra is None else extra                             # (B, 0, H, W)
+        extra = x[:, :0] if extra is None else extra                     # (B, 0, H, W)
         check_denoiser_inputs(self.config, x, noise_level, label, extra)
         cond, seen = self.condition(noise_level, label), x
-        if self.config.prediction == "edm":                                       # (B, 1, 1, 1)
+        if self.config.prediction == "edm":                              # (B, 1, 1, 1)
             c_in, c_skip, c_out = edm_coefficients(expand_level(noise_level.float(), x))
             seen = c_in * x
         given = torch.cat([seen, extra.to(x)], 1).to(self.label_proj.weight.dtype)
@@ -265,21 +271,22 @@ def check_fit(
     weights: dict[str, Tensor],   # as `plain_weights` gives them
     config: DenoiserConfig,       # what they are to be loaded into
 ):
-    "Raise a ValueError that names the settings in which weights and configuration differ."
+    "Raise a ValueError that names the settings in which weights and config differ."
     there = config_from_weights(weights, config.layout)
     n = weights["denoiser_trans_block.pos_embed.weight"].shape[0]
     if n == math.prod(patch_grid(config.image_size, config.patch_size)):
-        there = dataclasses.replace(there, image_size=config.image_size)   # need not be square
-    there, here = ({**vars(c), **dict.fromkeys(("dropout", *UNTOLD))} for c in (there, config))
+        there = dataclasses.replace(there, image_size=config.image_size)   # not square
+    untold = dict.fromkeys(("dropout", *UNTOLD))
+    there, here = ({**vars(c), **untold} for c in (there, config))
     differ = [key for key in here if here[key] != there[key]]
     named = [", ".join(f"{key}={c[key]}" for key in differ) for c in (there, here)]
     if differ:
-        raise ValueError(f"the weights were made with {named[0]}, the config says {named[1]}: "
-                         "give the config the sizes of the weights")
+        raise ValueError(f"the weights were made with {named[0]}, the config says "
+                         f"{named[1]}: give the config the sizes of the weights")
 
 # %% ../nbs/04_denoiser.ipynb #6120ef45
 def from_original_state_dict(
-    state_dict: dict,       # the original's weights, or a dict whose "model_ema" holds them
+    state_dict: dict,       # the original's weights, or a dict with them as "model_ema"
     config: DenoiserConfig, # its sizes, and the layout it was trained with
 ) -> Denoiser:              # with these weights, in evaluation mode
     "Load the original's weights; a ValueError says what does not fit."
@@ -293,12 +300,13 @@ def from_original_state_dict(
 # %% ../nbs/04_denoiser.ipynb #ce695af0
 def load_files(
     files: ModelFiles,
-    config: DenoiserConfig | None = None,  # expected sizes; None: as stored, or as the shapes say
+    config: DenoiserConfig | None = None,  # expected; None: stored, or told by shapes
     dtype: torch.dtype = torch.float32,    # of the loaded weights
     layout: str | None = None,             # what the caller knows of bare weights
 ) -> tuple[Denoiser, DenoiserConfig]:      # in evaluation mode, and its configuration
-    "Build the denoiser of some files; a ValueError names file and setting that do not fit."
-    layout, weights = layout_of(files, layout or (config and config.layout)), files.read()
+    "Build the denoiser of some files; a ValueError names file and setting at fault."
+    layout = layout_of(files, layout or (config and config.layout))
+    weights = files.read()
     try:
         config = config or files.config or config_from_weights(plain_weights(weights))
         config = dataclasses.replace(config, layout=layout)
@@ -308,12 +316,12 @@ def load_files(
 
 # %% ../nbs/04_denoiser.ipynb #f3ce185b
 def load_denoiser(
-    folder: str | Path = SHIPPED["denoiser"],  # as `save_denoiser` wrote it, or a shipped name
+    folder: str | Path = SHIPPED["denoiser"],  # of `save_denoiser`, or a shipped name
     name: str = "denoiser",                # stem of both files
     dtype: torch.dtype = torch.float32,    # of the loaded weights
-    config: DenoiserConfig | None = None,  # expected configuration; None: the stored one
+    config: DenoiserConfig | None = None,  # expected; None: the stored one
 ) -> tuple[Denoiser, DenoiserConfig]:      # in evaluation mode, and its configuration
-    "Read a denoiser; says what is missing (FileNotFoundError) or does not fit (ValueError)."
+    "Read a denoiser; says what is missing (FileNotFoundError) or wrong (ValueError)."
     return load_files(ModelFiles(folder, name), config, dtype)
 
 # %% ../nbs/04_denoiser.ipynb #692851c1
@@ -330,10 +338,11 @@ def cloned(
     model: Denoiser,
     weights: dict[str, Tensor] | None = None,   # in place of the model's own, by name
     **changes,                                  # of its configuration
-) -> Denoiser:                                  # a new one, in the same mode, dtype and device
-    "Copy a denoiser, perhaps to another size: `weights` must bring what no longer fits."
+) -> Denoiser:                                  # new; same mode, dtype and device
+    "Copy a denoiser, perhaps resized: `weights` must bring what no longer fits."
     other = Denoiser.from_config(dataclasses.replace(model.config, **changes))
-    own = model.state_dict()   # stored buffers stay, too, but for those of the other size
+    own = model.state_dict()   # stored buffers stay, but for those of the other size
     sized = {k: v for k, v in other.named_buffers() if v.shape != own[k].shape}
-    other.to(model.label_proj.weight).load_state_dict({**own, **sized, **(weights or {})})
+    weights = {**own, **sized, **(weights or {})}
+    other.to(model.label_proj.weight).load_state_dict(weights)
     return other.train(model.training)

@@ -24,13 +24,11 @@ from .pictures import from_pil, labelled_sheet, to_pil
 from .sampling import GUIDANCE, N_STEPS, picture_seeds
 from .weights import fetch_files
 
-# %% ../nbs/11_generation.ipynb #46efc9e1
 _all_ = ["DiffusionGenerator"]   # where users of the original look for it
 
-# %% ../nbs/11_generation.ipynb #1b792e37
-NOT_KEPT = "callback", "progress", "image", "init", "negative", "seeds"   # pictures, functions
-
 # %% ../nbs/11_generation.ipynb #e5f1998b
+NOT_KEPT = "callback", "progress", "image", "init", "negative", "seeds"  # too large
+
 def picture_info(
     prompt: str | None,   # what was asked for
     seed: int,            # of this picture
@@ -38,14 +36,14 @@ def picture_info(
 ) -> dict[str, str]:
     "Describe how a picture was made; `settings` is JSON of what can be kept in a file."
     kept = {k: v for k, v in settings.items() if k not in NOT_KEPT}
-    kept = json.dumps(kept, default=lambda v: v.tolist())   # tensors and NumPy's numbers
+    kept = json.dumps(kept, default=lambda v: v.tolist())  # tensors and NumPy's numbers
     return {"prompt": prompt or "", "seed": str(seed), "settings": kept}
 
 # %% ../nbs/11_generation.ipynb #739da4ad
 def save_png(
     image: Image.Image,
     path: str | Path,
-    **info,              # written into the file's metadata, beside what `image.info` holds
+    **info,           # written into the file's metadata, beside what `image.info` holds
 ):
     "Save a picture with what made it; `PIL.Image.open(path).text` reads it back."
     meta = PngInfo()
@@ -74,12 +72,13 @@ def denoiser_from(
     "Load the denoiser a configuration means; warns when it has no trained weights."
     place = config.denoiser_load
     if config.denoiser_cfg and not (place.local_filename or place.file_url):
-        warnings.warn("this denoiser has no trained weights: pictures will be noise. Give "
-                      "denoiser_load a file, or leave denoiser_cfg out for the shipped model.",
-                      stacklevel=3)
+        warnings.warn("this denoiser has no trained weights: pictures will be noise. "
+                      "Give denoiser_load a file, or leave denoiser_cfg out for the "
+                      "shipped model.", stacklevel=3)
         return Denoiser.from_config(config.denoiser_cfg).eval(), {}
     files = fetch_files(place)
-    return load_files(files, config.denoiser_cfg, place.dtype, place.layout)[0], files.sampling
+    denoiser = load_files(files, config.denoiser_cfg, place.dtype, place.layout)[0]
+    return denoiser, files.sampling
 
 # %% ../nbs/11_generation.ipynb #47c6786c
 def check_parts(
@@ -90,9 +89,9 @@ def check_parts(
     "Raise a ValueError unless denoiser, autoencoder and text encoder fit together."
     wanted = config.n_channels, config.text_emb_size
     if wanted != (there := (vae.config.latent_channels, encoder.emb_size)):
-        raise ValueError(f"the denoiser wants {wanted[0]} latent channels and text of width "
-                         f"{wanted[1]}; autoencoder and text encoder give {there[0]} "
-                         f"and {there[1]}")
+        raise ValueError(f"the denoiser wants {wanted[0]} latent channels and text of "
+                         f"width {wanted[1]}; autoencoder and text encoder give "
+                         f"{there[0]} and {there[1]}")
 
 # %% ../nbs/11_generation.ipynb #7cc88b9e
 def picture_size(
@@ -109,7 +108,7 @@ def warn_of_unknown(
     encoder: object,          # a text encoder
     prompts: Sequence[str],
 ):
-    "Name the words that a text encoder has not seen in training, and known ones like them."
+    "Name the words that a text encoder never saw, and known ones like them."
     unknown = sorted({w for p in prompts for w in encoder.unknown_words(p)})
     if not unknown: return
     near = {w: " or ".join(encoder.near_words(w)) for w in unknown}
@@ -118,17 +117,17 @@ def warn_of_unknown(
 
 # %% ../nbs/11_generation.ipynb #7fba77a3
 class PromptModel:
-    "Denoiser, autoencoder and text encoder, loaded and fitting; `PromptModel()`: the shipped ones."
+    "Denoiser, autoencoder, text encoder that fit; `PromptModel()`: the shipped ones."
     def __init__(
         self,
         config: LTDConfig | None = None,    # None: the shipped model
         device: str | torch.device = "cpu",
         model_dtype: torch.dtype = torch.float32,
-        vae: nn.Module | None = None,       # one loaded already; None: the configuration's
+        vae: nn.Module | None = None,    # one loaded already; None: the configuration's
         encoder: object | None = None,      # the same for the text encoder
         compile: bool = False,              # `torch.compile` the denoiser
         denoiser: Denoiser | None = None,   # the same for the denoiser
-        tile: int | None = None,            # decode larger latents in tiles of this side
+        tile: int | None = None,           # decode larger latents in tiles of this side
     ):
         from tld.autoencoder import load_autoencoder
         from tld.text import load_text_encoder
@@ -136,28 +135,40 @@ class PromptModel:
         self.denoiser, own = (denoiser, {}) if denoiser else denoiser_from(c)
         self.denoiser_cfg = self.denoiser.config
         self.sampling = {"class_guidance": GUIDANCE, "n_iter": N_STEPS, **own}
-        self.vae = vae or load_autoencoder(c.vae_cfg.vae_name, c.vae_cfg.vae_dtype, device)
+        self.vae = vae or load_autoencoder(
+            c.vae_cfg.vae_name, c.vae_cfg.vae_dtype, device)
         self.encoder = encoder or load_text_encoder(
             c.clip_cfg.clip_model_name, device, c.clip_cfg.clip_dtype)
         check_parts(self.denoiser_cfg, self.vae, self.encoder)
         self.diffuser = DiffusionGenerator(
             self.denoiser, self.vae, device, model_dtype, compile, tile)
 
+    def complete(
+        self,
+        **said,      # of `DiffusionGenerator.generate`; None: not said
+    ) -> dict:
+        "Complete settings by how this model's card says it is to be sampled."
+        said = {k: v for k, v in said.items() if v is not None}
+        own = dict(self.sampling)
+        if "use_ddpm_plus" in said: own.pop("sampler", None)   # an older way to say one
+        return {**own, **said}
+
     @torch.no_grad()
     def embed(
         self,
-        prompts: str | Sequence[str] | None,  # one or several; None: one row that says nothing
-    ) -> Tensor:                              # (B, E), or (B, L, E) for a model that reads tokens
+        prompts: str | Sequence[str] | None,  # None: one row that says nothing
+    ) -> Tensor:        # (B, E), or (B, L, E) for a model that reads tokens
         "Encode prompts; ValueError for empty ones, a warning about words never seen."
         rows, width = self.denoiser_cfg.n_text_tokens, self.denoiser_cfg.text_emb_size
-        if prompts is None: return torch.zeros((1, rows, width) if rows > 1 else (1, width))
+        if prompts is None:
+            return torch.zeros((1, rows, width) if rows > 1 else (1, width))
         warn_of_unknown(self.encoder, prompts := check_prompts(prompts))
         text = self.encoder(prompts, tokens=rows > 1).float()
         return text[:, :rows] if rows > 1 else text
 
     def encode(
         self,
-        image: Image.Image | Tensor,  # a picture of any size, or (3, H, W), (B, 3, H, W) in [-1, 1]
+        image: Image.Image | Tensor,  # of any size; (3, H, W), (B, 3, H, W) in [-1, 1]
     ) -> Tensor:                      # (B, C, H, W)
         "Turn a picture into latents; one of another size is resized and cropped."
         if isinstance(image, Image.Image):
@@ -167,33 +178,29 @@ class PromptModel:
 
 # %% ../nbs/11_generation.ipynb #99d15bb9
 class DiffusionTransformer(PromptModel):
-    "Text to image, and image to image; `DiffusionTransformer()` is the shipped model, offline."
-    def complete(
-        self,
-        **said,      # of `generate_images`; None: not said
-    ) -> dict:
-        "Complete settings by how this model is to be sampled."
-        return {**self.sampling, **{name: v for name, v in said.items() if v is not None}}
-
+    "Text or image to image; `DiffusionTransformer()` is the shipped model, offline."
     def generate_images(
         self,
         prompt: str | Sequence[str] | None,   # one or several; None: nothing is said
-        class_guidance: float | None = None,  # w; None: the model's own, 2 for the shipped one
+        class_guidance: float | None = None,  # w; None: the model's own
         seed: int | Sequence[int] = 10,       # of the first picture, or one for each
         num_imgs: int = 1,                    # pictures of each prompt
         img_size: int | None = None,
-        n_iter: int | None = None,            # steps; None: the model's own, 15 for the shipped one
+        n_iter: int | None = None,            # steps; None: the model's own
         negative_prompt: str | None = None,   # what not to draw
         image: Image.Image | Tensor | None = None, # a picture to change, by `strength`
-        **settings,                           # further ones of `DiffusionGenerator.generate`
+        **settings,                      # further ones of `DiffusionGenerator.generate`
     ) -> Tensor:                              # (prompts * num_imgs, 3, H, W) in [-1, 1]
         "Generate pictures as a tensor: all of the first prompt, then all of the next."
         labels = self.embed(prompt).repeat_interleave(max(num_imgs, 0), dim=0)
-        if negative_prompt is not None: settings["negative"] = self.embed(negative_prompt)
+        if negative_prompt is not None:
+            settings["negative"] = self.embed(negative_prompt)
         if image is not None: settings["init"] = self.encode(image)
-        settings = self.complete(class_guidance=class_guidance, n_iter=n_iter, **settings)
+        settings = self.complete(
+            class_guidance=class_guidance, n_iter=n_iter, **settings)
         settings.setdefault("scale_factor", self.config.vae_cfg.vae_scale_factor)
-        return self.diffuser.generate(labels, seed=seed, img_size=img_size, **settings)[0]
+        return self.diffuser.generate(
+            labels, seed=seed, img_size=img_size, **settings)[0]
 
     def generate_pictures(
         self,
@@ -201,8 +208,8 @@ class DiffusionTransformer(PromptModel):
         seed: int | Sequence[int] = 10,
         num_imgs: int = 1,
         **settings,                           # as of `generate_images`
-    ) -> list[Image.Image]:                   # each with prompt, seed and settings in `info`
-        "Generate pictures that know what made them; `save_png` writes it into the file."
+    ) -> list[Image.Image]:              # each with prompt, seed and settings in `info`
+        "Generate pictures that know what made them; `save_png` writes it to the file."
         settings = self.complete(**settings)
         images = self.generate_images(prompt, seed=seed, num_imgs=num_imgs, **settings)
         prompts = [None] if prompt is None else check_prompts(prompt)
@@ -222,7 +229,8 @@ class DiffusionTransformer(PromptModel):
         **settings,                           # as of `generate_images`
     ) -> Image.Image:                         # a picture, or a grid of several
         "Draw what a prompt says."
-        settings |= {"class_guidance": class_guidance, "img_size": img_size, "n_iter": n_iter}
+        settings |= {"class_guidance": class_guidance, "img_size": img_size,
+                     "n_iter": n_iter}
         pictures = self.generate_pictures(prompt, seed, num_imgs, **settings)
         if len(pictures) == 1: return pictures[0]
         sheet = labelled_sheet(torch.stack([from_pil(p) for p in pictures]), scale=1)
@@ -235,7 +243,8 @@ class DiffusionTransformer(PromptModel):
         image: Image.Image | Tensor,          # as for `generate_images`
         prompt: str | None,                   # what it shows
         n_iter: int = 50,
-        **settings,                           # further ones of `DiffusionGenerator.invert`
-    ) -> Tensor:                              # noise, for `seeds` of the generating methods
-        "Find noise that draws a picture: with sampler 'ddim' and the same grid and guidance."
-        return self.diffuser.invert(self.encode(image), self.embed(prompt), n_iter, **settings)
+        **settings,                        # further ones of `DiffusionGenerator.invert`
+    ) -> Tensor:                          # noise, for `seeds` of the generating methods
+        "Find noise that draws a picture: with 'ddim' and the same grid and guidance."
+        z, label = self.encode(image), self.embed(prompt)
+        return self.diffuser.invert(z, label, n_iter, **settings)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..sampling import DenoiserFn, guide
-from .open_captions import Wanted, law
-from .open_scenes import OpenScene, paint_batch
-from .open_worlds import OpenWorld
+from .captions import Wanted, law
+from .scenes import Scene, paint_batch
+from .worlds import World
 
 # %% ../../nbs/world/optimum.ipynb #365448a6
 class ExactPrompt:
@@ -99,7 +99,7 @@ class ExactPrompt:
 
 # %% ../../nbs/world/optimum.ipynb #890dfd6d
 def encode_scenes(
-    scenes: Sequence[OpenScene],
+    scenes: Sequence[Scene],
     encode: Callable[[Tensor], Tensor],   # uint8 pictures (B, 3, 128, 128) -> latents
     dtype: torch.dtype = torch.float32,   # float16 halves the memory
     batch: int = 256,                     # pictures at once
@@ -111,11 +111,11 @@ def encode_scenes(
 
 def exact_prompt(
     prompt: str | Wanted,                 # "a cat on a blue background"
-    world: OpenWorld | str,
+    world: World | str,
     encode: Callable[[Tensor], Tensor],   # uint8 pictures (B, 3, 128, 128) -> latents
     split: str = "train",                 # whose scenes: see `law`
     dtype: torch.dtype = torch.float32,   # float16 halves the memory
-) -> tuple[ExactPrompt, list[OpenScene]]:
+) -> tuple[ExactPrompt, list[Scene]]:
     "Build the exact denoiser of a prompt; ValueError where it allows too many scenes."
     scenes, log_p = law(prompt, world, split)
     return ExactPrompt(encode_scenes(scenes, encode, dtype), log_p), scenes

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..pictures import to_float
-from .open_scenes import OpenScene, all_scenes, make_scene, paint_batch
+from .scenes import Scene, all_scenes, make_scene, paint_batch
 
 # %% ../../nbs/world/patch_latents.ipynb #6cafa312
 class PatchLatents:
@@ -68,7 +68,7 @@ def starter_data(
     n: int | None = None,  # so many scenes; None: all, 13,312 (109 MB)
     split: str = "all",    # "train": without the places held out
     n_channels: int = 8,   # C, of the latents
-) -> tuple[Tensor, list[OpenScene], PatchLatents]:   # latents (n, C, 16, 16), ...
+) -> tuple[Tensor, list[Scene], PatchLatents]:   # latents (n, C, 16, 16), ...
     "Paint and encode the starter world's scenes, shuffled; done once in a process."
     scenes = all_scenes("starter", split)
     random.Random(0).shuffle(scenes)
