@@ -136,7 +136,7 @@ def test_limits_are_inclusive(chapter):
 
 def test_old_notebooks_have_longer_lines_and_figures_without_alt_text(chapter):
     path, cells = chapter
-    old = path.parents[1] / "02_old.ipynb"
+    old = path.parents[1] / "07_old.ipynb"
     path.with_name("dot.png").rename(old.with_name("dot.png"))
     line = markdown(navigation(old, settings()))
     cells = [cells[0], line, code("f()", shown(image_png="AAAA")), line]
