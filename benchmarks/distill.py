@@ -37,7 +37,9 @@ from tld.weights import SHIPPED, ModelFiles
 from tld.world.captions import encode_captions
 from tld.world.facts import Mentions
 from tld.world.judge import Judge, judge_prompts, known_grounds
+from tld.world.measure import setting_of
 from tld.world.models import FAITHFUL, Row, asked
+from tld.world.scores import Setting
 
 RESULT = Path(__file__).with_suffix(".json")
 RUNS = Path(__file__).parents[1] / "runs" / "distill"
@@ -65,29 +67,27 @@ def off_palette(images: torch.Tensor) -> torch.Tensor:
     return (mean[:, None] - 255 * known_grounds()).square().mean(-1).sqrt().amin(1)
 
 
-def setting(way: str) -> dict:
-    "How a way draws, as `tld.sampling.draw` takes it."
+def setting(way: str) -> Setting:
+    "How a way draws."
     place, changes = WAYS[way]
-    card = {**ModelFiles(place).sampling, **changes}
-    return dict(n_steps=card["n_iter"], sampler=card.get("sampler", "dpmpp_2m"),
-                guidance=card["class_guidance"], shift=card.get("shift", 1.0),
-                interval=tuple(card.get("guidance_interval", (0.0, 1.0))))
+    return setting_of(ModelFiles(place).sampling, **changes)
 
 
 def passes(way: str) -> int:
     "Rows through the network for a picture: two in a guided step."
     how = setting(way)
-    low, high = how["interval"]
-    levels = sampling_levels(how["n_steps"], shift=how["shift"])[:-1]
-    acts = (levels >= low) & (levels <= high) if how["guidance"] != 1 else levels < 0
+    low, high = how.interval
+    levels = sampling_levels(how.n_steps, shift=how.shift)[:-1]
+    acts = (levels >= low) & (levels <= high) if how.guidance != 1 else levels < 0
     return len(levels) + int(acts.sum())
 
 
 def draw(way: str, captions: list[str], seeds: range, parts: dict) -> torch.Tensor:
-    model = parts["models"][WAYS[way][0]]
+    model, how = parts["models"][WAYS[way][0]], setting(way)
     text = encode_captions(parts["encoder"], captions, model.config.n_text_tokens)
     return draw_latents(autocasted(model, pick_precision("cpu")), model.latent_shape, seeds,
-                        cond=text, **setting(way))
+                        how.n_steps, how.sampler, cond=text, guidance=how.guidance,
+                        interval=how.interval, shift=how.shift)
 
 
 def measure(way: str, kind: str, prompts: list[str], parts: dict, folder: Path) -> dict:

@@ -32,7 +32,7 @@ from .measures import (
     clip_embed, clip_score, cmmd, diversity, fid, flagged, inception_features, kid,
     mean_interval, neighbour_ratio, pixel_features, sharpness, without_tower)
 from .pictures import labelled_sheet, to_float, to_uint8
-from .sampling import GUIDANCE, N_STEPS, SAMPLERS
+from .sampling import SAMPLERS
 from .text import load_text_encoder
 from .weights import ModelFiles
 from .world.answers import (
@@ -40,6 +40,7 @@ from .world.answers import (
 from .world.captions import SceneDataset
 from .world.facts import PARTS
 from .world.judge import Judge
+from .world.measure import setting_of
 from .world.scenes import paint_batch
 from .world.worlds import SIDE, get_world
 
@@ -64,13 +65,13 @@ class EvaluateConfig:
     chunk: int = 50                # prompts drawn at once
 
     def __post_init__(self):
-        own = {"class_guidance": GUIDANCE, "n_iter": N_STEPS, "sampler": "dpmpp_2m",
-               "shift": 1.0, "guidance_interval": (0.0, 1.0),
-               **ModelFiles(self.model or "denoiser").sampling}
-        own |= {"guidance": own["class_guidance"], "steps": own["n_iter"]}
-        for name in ("guidance", "steps", "sampler", "shift", "guidance_interval"):
-            if getattr(self, name) is None: object.__setattr__(self, name, own[name])
-        object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
+        own = setting_of(
+            ModelFiles(self.model or "denoiser").sampling, n_iter=self.steps,
+            shift=self.shift, sampler=self.sampler, class_guidance=self.guidance,
+            guidance_interval=self.guidance_interval)
+        settled = {"steps": own.n_steps, "shift": own.shift, "sampler": own.sampler,
+                   "guidance": own.guidance, "guidance_interval": own.interval}
+        for name, value in settled.items(): object.__setattr__(self, name, value)
         check_evaluation(self)
 
 # %% ../nbs/12_evaluation.ipynb #0138a0f4
